@@ -19,11 +19,19 @@ export class Connection implements Awaited {
   takenIn = 0;
   /** See WhileAlive. */
   since = 0;
-  /** It has failed or was closed by the server: of no use any more. */
-  isLost = false;
+  #isLost = false;
 
   constructor(client: pg.PoolClient) {
     this.client = client;
+  }
+
+  /** It has failed, or was closed by either end: of no use any more. */
+  get isLost(): boolean {
+    return this.#isLost || this.client.connection.stream.destroyed;
+  }
+
+  lose(): void {
+    this.#isLost = true;
   }
 
   is(role: Role): boolean {
@@ -52,6 +60,11 @@ export class Connection implements Awaited {
 /** What node-postgres takes and its types do not tell. */
 export interface LimitedQuery extends pg.QueryConfig {
   readonly query_timeout: number;
+}
+
+/** The same: by the extended protocol a server takes one statement only, and refuses a text of several before it runs any. */
+export interface AloneQuery extends pg.QueryConfig {
+  readonly queryMode: 'extended';
 }
 
 const READ_ONLY = 'SET default_transaction_read_only = on';

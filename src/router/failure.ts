@@ -195,6 +195,7 @@ export class NotForGreen extends Error {
  * has written keeps the fence from closing; unless the fence was opened again while the statement still ran.
  *
  * `waited`: it did not wait for the fence to open or close, as it had been told: which side has writes is not known yet.
+ * `since` is when the statement was sent of which that is known: what its transaction had done before was work.
  */
 export class FenceMet extends Error {
   override readonly name = 'FenceMet';
@@ -202,6 +203,7 @@ export class FenceMet extends Error {
   constructor(
     cause: unknown,
     readonly how: 'refused' | 'swallowed' | 'waited' = 'refused',
+    readonly since?: number,
   ) {
     super('writes are closed on this side', { cause });
   }

@@ -33,8 +33,8 @@ export interface HeldRequest<T> {
   onFence(): void;
   /** The side of the last try. */
   tried: Side;
-  /** When its first try as a write began to work: until then it had waited. */
-  workedFrom?: number | undefined;
+  /** When its last try began to work: until then it had waited. */
+  workedFrom: number | undefined;
 }
 
 /**
@@ -68,9 +68,8 @@ export class HeldRequests {
         ? this.#try(request, route, route.writesOn, this.#timeoutMs)
         : this.#tryUnlessOvertaken(request, route));
     } catch (error) {
-      // What a first try has worked before it met the fence, for minutes perhaps, is no wait.
-      const worked = request.workedFrom === undefined ? 0 : performance.now() - request.workedFrom;
-      return this.#runAgain(request, started + worked, fenceOf(error), route, news);
+      const failure = fenceOf(error);
+      return this.#runAgain(request, started + workOf(request, failure), failure, route, news);
     }
   }
 
@@ -90,6 +89,10 @@ export class HeldRequests {
     let since = known;
     let fences = 0;
     let waits = 0;
+    // Of the last try: what it has worked, and the route that it was made under.
+    let worked = 0;
+    let under = first;
+    let noWait = 0;
     for (let last = failure; ;) {
       if (last instanceof FenceMet && last.how === 'waited') {
         if (request.runsAgain() !== 'yes') throw last.cause;
@@ -118,7 +121,9 @@ export class HeldRequests {
       } else {
         throw last;
       }
-      const held = performance.now() - started;
+      // Only where writes have moved meanwhile: on a side that stays closed it would be tried again and again, without end.
+      if (under.epoch !== this.#routes.current.epoch) noWait += worked;
+      const held = performance.now() - started - noWait;
       if (held >= this.#timeoutMs) throw new WriteTimeoutError(held, last.cause);
       const { current: route, news } = this.#routes;
       since = news;
@@ -128,6 +133,8 @@ export class HeldRequests {
         return value;
       } catch (error) {
         last = fenceOf(error);
+        worked = workOf(request, last);
+        under = route;
       }
     }
   }
@@ -163,8 +170,12 @@ export class HeldRequests {
   }
 
   #try<T>(request: HeldRequest<T>, route: Route, side: Side, leftMs: number): Promise<T> {
+    const attempt = (client: pg.PoolClient): Promise<T> => {
+      request.workedFrom = performance.now();
+      return request.attempt(client, side, route);
+    };
     request.tried = side;
-    return this.#pools[side].use('writer', (client) => request.attempt(client, side, route), undefined, leftMs);
+    return this.#pools[side].use('writer', attempt, undefined, leftMs);
   }
 
   /** A write that comes, or gets its connection, after the fence was met would only meet it too. */
@@ -208,4 +219,11 @@ class Overtaken extends Error {
 function fenceOf(error: unknown): unknown {
   if (timedOutAtFence(error)) return new FenceMet(error, 'waited');
   return isFence(error) ? new FenceMet(error) : error;
+}
+
+/** What the last try has worked before it met the fence, for minutes perhaps: that was no wait, as all else is. */
+function workOf({ workedFrom }: HeldRequest<unknown>, failure: unknown): number {
+  if (!(failure instanceof FenceMet) || workedFrom === undefined) return 0;
+  const until = failure.how === 'waited' ? failure.since : performance.now();
+  return until === undefined ? 0 : until - workedFrom;
 }

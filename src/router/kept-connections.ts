@@ -33,15 +33,14 @@ export class KeptConnections {
   /** Says of a connection that it has just been taken out of pg.Pool. */
   begin(connection: Connection): void {
     connection.takenIn = this.#sweep;
-    if (this.#timer === undefined && !this.#isClosed) {
-      this.#timer = setInterval(() => this.#giveIdleBack(), SWEEP_MS);
-      this.#timer.unref();
-    }
+    if (!this.#isClosed) this.#goOnSweeping();
   }
 
   keep(connection: Connection): void {
-    if (this.#isClosed || this.#sweep > connection.takenIn + 1) this.#giveBack(connection);
-    else this.#idle.push(connection);
+    if (this.#isClosed || this.#sweep > connection.takenIn + 1) return this.#giveBack(connection);
+    this.#idle.push(connection);
+    // While all were in use for long, there was nothing to sweep.
+    this.#goOnSweeping();
   }
 
   /** A connection was lost: if it lies here, it goes. */
@@ -55,6 +54,10 @@ export class KeptConnections {
   close(): void {
     this.#isClosed = true;
     this.#giveIdleBack();
+  }
+
+  #goOnSweeping(): void {
+    this.#timer ??= setInterval(() => this.#giveIdleBack(), SWEEP_MS).unref();
   }
 
   #giveIdleBack(): void {

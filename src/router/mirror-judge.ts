@@ -1,6 +1,7 @@
 import { CANCELED, READ_ONLY, sqlState } from '../postgres/sqlstate.js';
 import type { Side } from '../side.js';
 import type { BluePosition } from './blue-position.js';
+import type { AloneQuery } from './connection.js';
 import { isLinkFailure, NothingSent } from './failure.js';
 import type { GreenProgress } from './green-progress.js';
 import type { MirrorOutcome } from './metrics.js';
@@ -14,7 +15,7 @@ import {
 import type { Routes } from './routes.js';
 import { send } from './send.js';
 import type { SidePool } from './side-pool.js';
-import { textOf, type Statement } from './statement.js';
+import { hasValues, textOf, type Statement } from './statement.js';
 import { pause } from '../timing.js';
 
 export interface JudgeParts {
@@ -117,7 +118,8 @@ export class MirrorJudge {
   }
 
   /** In a transaction that only reads and is given little time, by a connection of the mirror's own. */
-  read(side: Side, { query, values }: Statement): Promise<ResultDigest> {
+  read(side: Side, statement: Statement): Promise<ResultDigest> {
+    const { query, values } = alone(statement);
     return this.#parts.pools[side].use('writer', async (client) => {
       await send(client, BEGIN, undefined);
       try {
@@ -130,6 +132,16 @@ export class MirrorJudge {
       }
     });
   }
+}
+
+/** Of several statements in one text, a COMMIT would end the transaction that only reads, and the rest could write. */
+function alone({ query, values }: Statement): Statement {
+  // With values it is sent so in any case.
+  if (hasValues({ query, values })) return { query, values };
+  // Of a template's object, text and name may be inherited.
+  const config = typeof query === 'string' ? { text: query } : { ...query, text: query.text, name: query.name };
+  const one: AloneQuery = { ...config, queryMode: 'extended' };
+  return { query: one, values };
 }
 
 /** Rows that both sides may well have in another order are the same, and it is told. */

@@ -1,4 +1,4 @@
-import type { Connection, LimitedQuery } from './connection.js';
+import type { AloneQuery, Connection, LimitedQuery } from './connection.js';
 import { isLinkFailure } from './failure.js';
 import type { RecentStatements } from './recent-statements.js';
 import { send } from './send.js';
@@ -38,23 +38,19 @@ export class Primer {
       }
       await connection.become('writer', ANSWER_MS);
     } catch {
-      connection.isLost = true;
+      connection.lose();
     }
   }
 
   /** What can't be planned here (a table that this side does not have, a right that is missing) is no reason to stop. */
   async #plan({ client }: Connection, text: string, values: unknown[]): Promise<void> {
-    const query: AloneQuery = { text, values, queryMode: 'extended', query_timeout: ANSWER_MS };
+    const query: AloneQuery & LimitedQuery = { text, values, queryMode: 'extended', query_timeout: ANSWER_MS };
     try {
       await send(client, query, undefined);
     } catch (error) {
       if (isLinkFailure(error)) throw error;
     }
   }
-}
-
-interface AloneQuery extends LimitedQuery {
-  readonly queryMode: 'extended';
 }
 
 /** The first call of a session loads the language that the fence is written in, and looks up what it needs. */

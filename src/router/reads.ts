@@ -150,6 +150,7 @@ export class Reads {
     const request: HeldRequest<T> = {
       kind: 'read',
       tried: 'blue',
+      workedFrom: undefined,
       runsAgain: work.runsAgain,
       onFence: () => metrics.retried(endpoint),
       attempt: work.onWritesSide,

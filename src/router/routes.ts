@@ -34,7 +34,9 @@ export class Routes {
   #news = 0;
   #links: readonly SideLink[] = [];
   #current: Route;
-  #hasMoved = false;
+  /** The last epoch with writes on green, until they are back on blue in a later one. */
+  #onGreenIn: number | undefined;
+  #backOnBlueIn: number | undefined;
   /** A side that has taken a write in this epoch, although no row that could be read says so yet. */
   #proven: { readonly epoch: number; readonly side: Side } | undefined;
 
@@ -47,9 +49,9 @@ export class Routes {
     return this.#current;
   }
 
-  /** Whether writes have moved from one side to the other since this process knows of a run. */
-  get hasMoved(): boolean {
-    return this.#hasMoved;
+  /** Whether writes have come back from green in this epoch, as far as this process has seen. */
+  get isBackOnBlue(): boolean {
+    return this.#backOnBlueIn === this.#current.epoch && this.#current.writesOn === 'blue';
   }
 
   /** Counts what has been learned of either side: as long as it is the same, nothing is new. */
@@ -166,8 +168,18 @@ export class Routes {
     const before = this.#current;
     if (isEqual(next, before)) return;
     this.#current = next;
-    this.#hasMoved ||= before.epoch > 0 && next.writesOn !== before.writesOn;
+    this.#noteMove(next);
     for (const listener of this.#listeners) listener(next, before);
+  }
+
+  /** A side that is proven is known before its epoch is. */
+  #noteMove({ writesOn, epoch }: Route): void {
+    if (writesOn === 'green') {
+      this.#onGreenIn = epoch;
+    } else if (this.#onGreenIn !== undefined) {
+      this.#backOnBlueIn = epoch;
+      if (epoch !== this.#onGreenIn) this.#onGreenIn = undefined;
+    }
   }
 }
 

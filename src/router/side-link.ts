@@ -31,6 +31,10 @@ export interface SideLinkOptions {
 const ANSWER_MS = 300;
 /** After a pause of this process itself, the answer may lie unread in the socket: read it before giving up. */
 const GRACE_MS = 100;
+/** The first requests wait for the first look, and it may be cancelled, say by a lock_timeout. */
+const FIRST_LOOKS = { most: 3, pauseMs: 50 };
+/** Looks in a row that told nothing. */
+const TOLD_AFTER = 3;
 const RECONNECT_MS = { first: 50, longest: 1_000 };
 /** For one try. The application may let its pools wait longer, but a side that drops packets must be heard of when it is back. */
 const CONNECT_MS = { default: 1_000, longest: 3_000 };
@@ -51,6 +55,9 @@ export class SideLink {
   #downSince = performance.now();
   #hasState = false;
   #isListening = false;
+  /** Over this connection. */
+  #hasSeen = false;
+  #failedLooks = 0;
   #tail: Promise<unknown> = Promise.resolve();
   #running: Promise<void> = Promise.resolve();
 
@@ -114,10 +121,9 @@ export class SideLink {
     while (!this.#closing.signal.aborted) {
       try {
         await this.#connect();
-        await this.look();
+        await this.#firstLook();
         wait = RECONNECT_MS.first;
         firstTryOver();
-        this.#resolveSeen();
         await this.#poll();
       } catch (error) {
         this.#options.logger.debug({ side: this.side, code: sqlState(error) }, 'router: no link to this side');
@@ -159,7 +165,16 @@ export class SideLink {
     }
     this.#client = client;
     this.#isListening = false;
+    this.#hasSeen = false;
     await this.#listen();
+  }
+
+  async #firstLook(): Promise<void> {
+    await this.look();
+    for (let looks = 1; looks < FIRST_LOOKS.most && !this.#hasSeen; looks++) {
+      await this.#sleep(FIRST_LOOKS.pauseMs);
+      await this.look();
+    }
   }
 
   /** A standby, as green is until it is promoted in one kind of bootstrap, refuses to, and would log each try. */
@@ -185,16 +200,32 @@ export class SideLink {
     try {
       // Asking first keeps errors about a missing table out of the server's log.
       this.#hasState ||= await this.#isInstalled();
-      if (!this.#hasState) return this.#options.onSeen(this.side, 'none');
+      if (!this.#hasState) return this.#saw('none');
       const [row] = await this.query<AsText<RouteRow>>(ROUTE, [this.#options.migration]);
-      this.#options.onSeen(this.side, row === undefined ? 'none' : routeOf(numbersOf(row)));
+      this.#saw(row === undefined ? 'none' : routeOf(numbersOf(row)));
     } catch (error) {
       if (isLinkFailure(error)) throw error;
       // A look that was cancelled, say, says nothing: what was seen goes on to hold.
-      if (!NOT_TO_BE_SEEN.has(sqlState(error))) return;
+      if (!NOT_TO_BE_SEEN.has(sqlState(error))) return this.#tellOfFailed(error);
       this.#hasState = false;
-      this.#options.onSeen(this.side, 'none');
+      this.#saw('none');
     }
+  }
+
+  #saw(seen: Sighting): void {
+    this.#failedLooks = 0;
+    this.#hasSeen = true;
+    this.#options.onSeen(this.side, seen);
+    this.#resolveSeen();
+  }
+
+  #tellOfFailed(error: unknown): void {
+    this.#failedLooks += 1;
+    const { logger } = this.#options;
+    const failed = { side: this.side, code: sqlState(error) };
+    if (this.#failedLooks === TOLD_AFTER)
+      logger.warn(failed, 'router: the route of this side can not be read: what was known of it goes on to hold');
+    else logger.debug(failed, 'router: a look at the route of this side has failed');
   }
 
   async #isInstalled(): Promise<boolean> {

@@ -213,7 +213,7 @@ export class SidePool {
       return value;
     } catch (error) {
       alive?.end(connection);
-      if (isLinkFailure(error) || (error instanceof Error && isLinkFailure(error.cause))) connection.isLost = true;
+      if (isLinkFailure(error) || (error instanceof Error && isLinkFailure(error.cause))) connection.lose();
       this.#giveBack(connection);
       throw error;
     }
@@ -267,7 +267,7 @@ export class SidePool {
   #lost(client: pg.PoolClient): void {
     const connection = this.#known.get(client);
     if (connection === undefined) return;
-    connection.isLost = true;
+    connection.lose();
     this.#kept.drop(connection);
   }
 }

@@ -34,10 +34,14 @@ export function mayCommitByItself(statement: Statement): boolean {
 }
 
 /** Only a text without values can be several statements: the others are sent by the extended protocol. */
-export function hasSeveralWithCommit({ query, values }: Statement): boolean {
+export function hasSeveralWithCommit(statement: Statement): boolean {
+  return !hasValues(statement) && holdsCommit(textOf(statement.query));
+}
+
+/** Whether a statement has values to be bound. */
+export function hasValues({ query, values }: Statement): boolean {
   const bound = values ?? (typeof query === 'string' ? undefined : query.values);
-  if (bound !== undefined && bound.length > 0) return false;
-  return holdsCommit(textOf(query));
+  return bound !== undefined && bound.length > 0;
 }
 
 /** A quoted `; commit` counts too: then something is not run again that could have been. */
@@ -103,7 +107,9 @@ async function positionOf(client: pg.PoolClient): Promise<CommitPosition> {
     const { rows } = await client.query<{ lsn: string; commit: string }>(POSITION_AS_TEXT);
     const row = rows[0];
     return row === undefined || row.commit === 'off' ? 'unknown' : (parseLsn(row.lsn) ?? 'unknown');
-  } catch {
+  } catch (error) {
+    // The next statement on it would wait behind this one, and its outcome would be unknown.
+    if (isLinkFailure(error)) client.connection.stream.destroy();
     return 'unknown';
   }
 }

@@ -27,7 +27,8 @@ export class TokenStore {
   // A Map iterates in the order of insertion; entries are put back at the end when they are used, unless they lie near it.
   readonly #entries = new Map<string, Entry>();
   #uses = 0;
-  #forgottenUnknownUntil = 0;
+  /** Of those who were pushed out with a write that may not be flushed: until when that counts, and the highest epoch. */
+  #forgottenUnknown = { until: 0, epoch: 0 };
 
   constructor(capacity: number, now: () => number = () => performance.now()) {
     this.#capacity = capacity;
@@ -63,7 +64,7 @@ export class TokenStore {
   /** What other processes must know of the user's last write; undefined when nothing is known of it. */
   toExport(user: string): Token | undefined {
     if (!this.isUnknown(user)) return this.get(user);
-    return this.#entries.get(user)?.uncovered ?? uncoveredToken(0);
+    return this.#entries.get(user)?.uncovered ?? uncoveredToken(this.#forgottenUnknown.epoch);
   }
 
   /** The epoch of the user's token, 0 when there is none; without a word about when the user was last seen. */
@@ -74,7 +75,7 @@ export class TokenStore {
 
   /** Whether a write of the user may not be flushed yet, so that only blue is sure to show it. */
   isUnknown(user: string): boolean {
-    const until = this.#entries.get(user)?.unknownUntil ?? this.#forgottenUnknownUntil;
+    const until = this.#entries.get(user)?.unknownUntil ?? this.#forgottenUnknown.until;
     return until > this.#now();
   }
 
@@ -126,7 +127,18 @@ export class TokenStore {
     const [oldest] = this.#entries;
     if (oldest === undefined) return;
     this.#entries.delete(oldest[0]);
-    this.#forgottenUnknownUntil = Math.max(this.#forgottenUnknownUntil, oldest[1].unknownUntil);
+    this.#noteForgotten(oldest[1]);
+  }
+
+  #noteForgotten({ unknownUntil, uncovered }: Entry): void {
+    const now = this.#now();
+    if (unknownUntil <= now) return;
+    const { until, epoch } = this.#forgottenUnknown;
+    const known = until > now ? epoch : 0;
+    this.#forgottenUnknown = {
+      until: Math.max(until, unknownUntil),
+      epoch: Math.max(known, uncovered?.epoch ?? 0),
+    };
   }
 }
 

@@ -73,7 +73,7 @@ export async function runTransaction<T>(
     const waited = transaction.timeoutAtFence;
     await rollback(client, transaction.lastError);
     const { obstacle } = transaction;
-    if (obstacle === undefined && waited !== undefined) throw new FenceMet(waited, 'waited');
+    if (obstacle === undefined && waited !== undefined) throw new FenceMet(waited.error, 'waited', waited.since);
     if (obstacle === undefined || (obstacle instanceof TransactionAbortedError && !isLinkFailure(error)))
       throw transaction.failureBy(error);
     throw obstacle;
@@ -124,8 +124,8 @@ class OpenTransaction implements Transaction {
   lastError: unknown;
   /** The errors of statements, once there is one. */
   #errors: WeakSet<Error> | undefined;
-  /** The error of the statement that did not wait at the fence; none once the function has gone on after it. */
-  timeoutAtFence: Error | undefined;
+  /** The statement that did not wait at the fence, and when it was sent; none once the function has gone on after it. */
+  timeoutAtFence: { readonly error: Error; readonly since: number } | undefined;
 
   constructor(client: pg.PoolClient, side: Side) {
     this.#client = client;
@@ -188,6 +188,7 @@ class OpenTransaction implements Transaction {
     const text = typeof query === 'string' ? query : query.text;
     if (this.#isOver) throw new TransactionControlError('over');
     if (this.#hasEscaped || isControl(text)) throw new TransactionControlError('transaction');
+    const since = performance.now();
     try {
       const result = await answerOf<R>(this.#client, query, values);
       if (hasControl(result) || this.#client.getTransactionStatus() === 'I') {
@@ -205,7 +206,7 @@ class OpenTransaction implements Transaction {
       }
       this.lastError = error;
       if (isFence(error)) this.#fence = error;
-      if (error instanceof Error && timedOutAtFence(error)) this.timeoutAtFence = error;
+      if (error instanceof Error && timedOutAtFence(error)) this.timeoutAtFence = { error, since };
       // A COMMIT may have come before what failed, and a BEGIN between them.
       const isOut = this.#client.getTransactionStatus() === 'I' && !isLinkFailure(error);
       if (isOut || (isFence(error) && hasSeveralWithCommit({ query, values }))) this.#hasEscaped = true;

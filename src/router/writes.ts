@@ -119,12 +119,12 @@ export class Writes {
   }
 
   /**
-   * Whether writes have been on green: a process that has heard of no more than that reads there, unless a token tells it
-   * to look again.
+   * Whether writes were on green before this epoch: a process that has heard of no more than that reads there, unless a
+   * token tells it to look again. By the next attempt all have heard.
    */
   #isBackOnBlue(user: string, epoch: number): boolean {
     const { routes, tokens } = this.#options;
-    if (routes.hasMoved) return true;
+    if (routes.isBackOnBlue) return true;
     const known = tokens.epochOf(user);
     return known > 0 && known < epoch;
   }

@@ -58,6 +58,18 @@ function refusedBy(what: string): Error {
   return Object.assign(new Error(`${what} is away`), { code: 'ECONNREFUSED' });
 }
 
+/** Sockets that lose each message which holds this text, and tell of it. */
+function losing(text: string, onLost: () => void): () => net.Socket {
+  class Losing extends net.Socket {
+    override _write(message: Buffer, encoding: BufferEncoding, done: () => void): void {
+      if (!message.includes(text)) return super._write(message, encoding, done);
+      onLost();
+      done();
+    }
+  }
+  return () => new Losing();
+}
+
 /** Fences as after a promotion, without a word in the route: the fence alone is the news. */
 async function moveFencesOnly(): Promise<void> {
   await sides.setFence('blue', 'closed');
@@ -101,6 +113,37 @@ describe('a write that meets the fence is run again on the other side, unseen', 
       return tx.side;
     });
     expect([await moved, runs]).toEqual(['green', 2]);
+  });
+
+  test('a read that has worked for longer than a write may wait, and then writes', async () => {
+    for (const side of ['blue', 'green'] as const) {
+      await sides.sql(
+        side,
+        `CREATE OR REPLACE FUNCTION at_last(wanted int) RETURNS int LANGUAGE plpgsql AS $$
+         BEGIN PERFORM pg_sleep(0.4); INSERT INTO item (id) VALUES (wanted); RETURN wanted; END $$`,
+      );
+    }
+    const hasty = await sides.router({ writeTimeoutMs: 300 });
+    await moveFencesOnly();
+    expect((await hasty.read('u', 'SELECT at_last(1)')).side).toBe('green');
+    expect([await ids('blue'), await ids('green')]).toEqual([[], [1]]);
+  });
+
+  test('a transaction that has worked for as long on both sides, as writes were promoted and rolled back', async () => {
+    const hasty = await sides.router({ writeTimeoutMs: 300 });
+    const ran: Side[] = [];
+    await hasty.transaction('u', {}, async (tx) => {
+      ran.push(tx.side);
+      await tx.query('SELECT count(*) FROM item');
+      const to = (['green', 'blue'] as const)[ran.length - 1];
+      if (to !== undefined) {
+        await Promise.all([sides.decide(to), pause(400)]);
+        await sides.open(to);
+      }
+      await tx.query(INSERT, [3]);
+    });
+    expect(ran).toEqual(['blue', 'green', 'blue']);
+    expect([await ids('blue'), await ids('green')]).toEqual([[3], []]);
   });
 
   test('a transaction, once, when the route that was announced takes a while to be read', async () => {
@@ -233,6 +276,35 @@ describe("a promotion's hold that is longer than the application's own timeouts"
     });
   });
 
+  test('a transaction had worked before it waited there: that was no wait, but the time at the fence is', async () => {
+    const options = '-c lock_timeout=400ms';
+    const hasty = await sides.router({ blue: { ...sides.blue.config, options }, writeTimeoutMs: 300 });
+    const { ended } = await hold(1_500, 'given up');
+    const started = performance.now();
+    const error = await hasty.write('u', INSERT, [1]).catch((e: unknown) => e);
+    const tookMs = performance.now() - started;
+    expect(error).toBeInstanceOf(WriteTimeoutError);
+    expect((error as WriteTimeoutError).heldMs).toBeGreaterThan(tookMs - 200);
+    await ended;
+
+    let held: Promise<void> | undefined;
+    const early = await sides.router({
+      blue: { ...sides.blue.config, options: '-c lock_timeout=30ms' },
+      writeTimeoutMs: 1_000,
+    });
+    const moved = early.transaction('u', {}, async (tx) => {
+      await tx.query('SELECT count(*) FROM item');
+      if (held === undefined) {
+        await pause(1_100);
+        held = (await hold(150, 'promoted')).ended;
+      }
+      await tx.query(INSERT, [2]);
+      return tx.side;
+    });
+    expect(await moved).toBe('green');
+    await held;
+  });
+
   test('a function that goes on without the write, behind a savepoint, has said what it wants', async () => {
     const hasty = await hastyRouter('lock_timeout=30ms');
     const { ended } = await hold(200, 'given up');
@@ -345,6 +417,18 @@ describe('while both sides are closed', () => {
     expect([await ids('blue'), await ids('green')]).toEqual([[], []]);
   });
 
+  test('so is one whose server did not answer its BEGIN, which was a wait, too', async () => {
+    let lost = 0;
+    const stream = losing('BEGIN', () => (lost += 1));
+    const blue = { ...sides.blue.config, stream, query_timeout: 400 };
+    const impatient = await sides.router({ blue, writeTimeoutMs: 300 });
+    const work = impatient.transaction('u', {}, (tx) => tx.query(INSERT, [1]));
+    const error = await work.catch((e: unknown) => e);
+    expect(error).toBeInstanceOf(WriteTimeoutError);
+    expect((error as WriteTimeoutError).heldMs).toBeGreaterThan(390);
+    expect(lost).toBe(1);
+  });
+
   test('with retryTransactions: false the function runs once and the caller is told to repeat it', async () => {
     await moveWritesToGreen();
     const careful = await sides.router({ retryTransactions: false });
@@ -412,6 +496,19 @@ describe('nothing is run again whose outcome is unknown', () => {
     await slowCommits(3);
     await expect(hasty.write('u', INSERT, [1])).rejects.toThrow(CommitOutcomeUnknownError);
     expect((await hasty.read('u', 'SELECT 7 AS seven')).rows).toEqual([{ seven: 7 }]);
+  });
+
+  test('a position that never comes costs its connection, and nobody a write', async () => {
+    await sides.stage(100);
+    let lost = 0;
+    const stream = losing('pg_current_wal_flush_lsn', () => (lost += 1));
+    const blue = { ...sides.blue.config, stream, query_timeout: 300, max: 1 };
+    const narrow = await sides.router({ blue });
+    await until(() => narrow.route().greenReadPercent === 100);
+    const writes = [1, 2, 3].map((id) => narrow.write('u', INSERT, [id]));
+    expect(await Promise.allSettled(writes)).toMatchObject([1, 2, 3].map((id) => ({ value: { rows: [{ id }] } })));
+    expect(await ids('blue')).toEqual([1, 2, 3]);
+    expect(lost).toBe(3);
   });
 
   describe('whatever the server or the socket says as it goes', () => {

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { RouterMetrics } from '../../src/router/metrics-snapshot.js';
 import { createRouter, type Router, type RouterOptions } from '../../src/router/index.js';
 import { differenceOf, type ResultDigest } from '../../src/router/result-difference.js';
@@ -208,6 +208,38 @@ test('several statements in one text pass, and are not compared', async () => {
   expect(both.map(({ rows }) => rows)).toEqual([[{ one: 1 }], [{ two: 2 }]]);
   await judged(router, 1);
   expect(await outcomes(router, 'skipped')).toBe(1);
+});
+
+test('several statements in one text do nothing on green, though one of them ends the transaction that only reads', async () => {
+  for (const side of ['blue', 'green'] as const) await sides.sql(side, 'CREATE SEQUENCE of_several');
+  const router = await mirroring();
+  // Green is asked first.
+  const chance = vi.spyOn(Math, 'random').mockReturnValue(0.1);
+  try {
+    for (const end of ['COMMIT', 'ROLLBACK', 'ABORT'])
+      await router.read('u', `SELECT 1; ${end}; SELECT nextval('of_several')`);
+    await judged(router, 3);
+  } finally {
+    chance.mockRestore();
+  }
+  expect(await outcomes(router, 'skipped')).toBe(3);
+  const called = 'SELECT is_called FROM of_several';
+  expect([await sides.sql('blue', called), await sides.sql('green', called)]).toEqual([
+    [{ is_called: true }],
+    [{ is_called: false }],
+  ]);
+});
+
+test("a text that is its template object's, and not its own, is mirrored", async () => {
+  class Template {
+    get text(): string {
+      return ALL;
+    }
+  }
+  const router = await mirroring();
+  await router.read('u', new Template());
+  await judged(router, 1);
+  expect(await outcomes(router, 'same')).toBe(1);
 });
 
 test('a share that is none, and a run that is none, mirror nothing', async () => {

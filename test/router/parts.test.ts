@@ -84,6 +84,16 @@ describe('the store of tokens', () => {
     expect([reader.isUnknown('u'), reader.get('u')]).toEqual([false, { epoch: 1, lsn: 9n }]);
   });
 
+  test('says so of a user who was pushed out, too, whatever older position the other process has', () => {
+    const [writer, reader] = [new TokenStore(1), new TokenStore(10)];
+    reader.record('u', { epoch: 5, lsn: lsn(7) });
+    writer.recordUnknown('u', 5);
+    writer.record('v', { epoch: 5, lsn: lsn(8) });
+    const exported = writer.toExport('u');
+    if (exported !== undefined) reader.import('u', exported);
+    expect([reader.isUnknown('u'), reader.get('u')]).toEqual([true, undefined]);
+  });
+
   test('a write without a position makes an older token void', () => {
     const store = new TokenStore(10);
     store.record('u', { epoch: 1, lsn: lsn(1) });

@@ -10,6 +10,7 @@ import type { RouterMetrics } from '../../src/router/metrics-snapshot.js';
 import { SILENT } from '../../src/router/logger.js';
 import { SideLink } from '../../src/router/side-link.js';
 import { Routes } from '../../src/router/routes.js';
+import { parseToken } from '../../src/router/token.js';
 import { asDatabase } from '../support/postgres.js';
 import { metric, MIGRATION, pause, Sides, until } from './sides.js';
 
@@ -74,6 +75,37 @@ test('a look that fails as its connection is lost takes nothing back', async () 
   }
   await pause(200);
   expect(seen).toEqual([]);
+});
+
+test('a first look that is cancelled is no look: the router is not ready before it has seen the route', async () => {
+  await sides.decide('green');
+  await sides.open('green');
+  let cancels = 1;
+  const { query } = SideLink.prototype;
+  const cancelled = vi.spyOn(SideLink.prototype, 'query').mockImplementation(async function (this: SideLink, ...of) {
+    if (!of[0].includes('FROM verdigris.route') || cancels === 0) return query.apply(this, of);
+    cancels -= 1;
+    throw Object.assign(new pg.DatabaseError('no', 0, 'error'), { code: '57014' });
+  });
+  try {
+    const warned: object[] = [];
+    const logger = { ...SILENT, warn: (facts: object) => void warned.push(facts) };
+    const options = { blue: { ...sides.blue.config, port: 1 }, pollIntervalMs: 20, logger };
+    const first = await sides.router(options);
+    expect([first.route().writesOn, warned]).toEqual(['green', []]);
+    await first.close();
+
+    cancels = Infinity;
+    let isReady = false;
+    const late = sides.router(options).finally(() => (isReady = true));
+    await until(() => warned.length > 0);
+    await pause(200);
+    expect([isReady, warned]).toEqual([false, [{ side: 'green', code: '57014' }]]);
+    cancels = 0;
+    expect((await late).route().writesOn).toBe('green');
+  } finally {
+    cancelled.mockRestore();
+  }
 });
 
 test('a standby is not asked to listen until it is none any more', async () => {
@@ -148,6 +180,25 @@ test('after a promotion and its rollback writes are on blue again', async () => 
   await sides.open('blue');
   expect((await router.write('u', 'INSERT INTO item VALUES (2)')).side).toBe('blue');
   expect(router.route()).toMatchObject({ writesOn: 'blue', greenReadPercent: 0 });
+});
+
+test('what is written on blue after a rollback tells others to look again, until the next attempt begins', async () => {
+  const router = await sides.router();
+  await sides.decide('green');
+  await sides.open('green');
+  await until(() => router.route().writesOn === 'green');
+  await sides.decide('blue');
+  await sides.open('blue');
+  await router.write('u', 'INSERT INTO item VALUES (1)');
+  const { epoch } = router.route();
+  expect(parseToken(router.exportToken('u') ?? '')).toMatchObject({ epoch });
+  for (const side of ['blue', 'green'] as const) {
+    await sides.sql(side, 'UPDATE verdigris.route SET epoch = epoch + 1, green_read_percent = 0');
+    await sides.sql(side, 'NOTIFY verdigris_route');
+  }
+  await until(() => router.route().epoch === epoch + 1);
+  await router.write('v', 'INSERT INTO item VALUES (2)');
+  expect(router.exportToken('v')).toBeUndefined();
 });
 
 test('a router that is closed says so: it is not waited for, and not taken for one that was cut off', async () => {
@@ -372,6 +423,24 @@ test('a blue that knows no run any more takes all reads back, whatever green sti
   routes.see('green', 'none');
   expect(routes.current).toMatchObject({ epoch: 0, writesOn: 'blue' });
 });
+
+test.each([false, true])(
+  'writes are back on blue for one epoch (proven by a write before it is told: %s)',
+  async (isProven) => {
+    const base = { migration: 'm', generation: 1, greenReadPercent: 0, flag: 'f', opening: null } as const;
+    const routes = new Routes('m');
+    const back: boolean[] = [];
+    for (const epoch of [1, 2, 3, 4]) {
+      routes.see('blue', { ...base, epoch, writesOn: epoch === 2 ? 'green' : 'blue' });
+      back.push(routes.isBackOnBlue);
+      if (isProven && epoch === 2) {
+        await routes.settle(routes.current, 'blue');
+        expect(routes.isBackOnBlue).toBe(true);
+      }
+    }
+    expect(back).toEqual([false, false, true, false]);
+  },
+);
 
 test('after a promotion writes stay on green, even when no side has a row any more', () => {
   const routes = new Routes('m');

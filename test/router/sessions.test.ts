@@ -279,6 +279,22 @@ describe('connections that are kept for the next request', () => {
     await until(async () => (await open()) === 0, 5_000);
   });
 
+  test('and were in use for longer than they may be kept go back as well', async () => {
+    const tidy = await sides.router({
+      blue: { ...sides.blue.config, idleTimeoutMillis: 100, application_name: 'long' },
+    });
+    await tidy.write('u', 'SELECT pg_sleep(0.8)');
+    const open = async (): Promise<number> =>
+      (
+        await sides.sql(
+          'blue',
+          "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'long' AND query LIKE '%pg_sleep%'",
+        )
+      ).length;
+    expect(await open()).toBe(1);
+    await until(async () => (await open()) === 0, 5_000);
+  });
+
   test("stay in the pool up to the application's own min", async () => {
     const tidy = await sides.router({
       blue: { ...sides.blue.config, min: 2, idleTimeoutMillis: 100, application_name: 'ready' },
