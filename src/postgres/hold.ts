@@ -80,13 +80,18 @@ export class Hold {
     session: Session,
     sql: string,
   ): Promise<QueryResult<R>> {
-    return this.#answer(session, `SET LOCAL statement_timeout = ${this.left()}; ${sql}`);
+    return this.#answer(session, `${this.#limits()}; ${sql}`);
   }
 
   /** Several statements in the transaction that is open on the session, in one message. @returns what each answers. */
   async queriesInTransaction(session: Session, statements: readonly string[]): Promise<QueryResult[]> {
-    const message = [`SET LOCAL statement_timeout = ${this.left()}`, ...statements].join('; ');
-    return (await this.#answers(session, message)).slice(1);
+    return (await this.#answers(session, [this.#limits(), ...statements].join('; '))).slice(2);
+  }
+
+  /** Of the transaction's next statement, and of a worker that freezes after it: until 17 nothing bounds the whole. */
+  #limits(): string {
+    const left = this.left();
+    return `SET LOCAL statement_timeout = ${left}; SET LOCAL idle_in_transaction_session_timeout = ${left}`;
   }
 
   /** The same with a limit of its own, for something that takes a few milliseconds or is not worth waiting for. */

@@ -172,13 +172,30 @@ export async function whoLocksReadersOut(session: Session): Promise<string | nul
   return rows.length === 0 ? null : `Locking: ${describe(rows)}.`;
 }
 
-/** Who holds what the workers of a feed wait for. */
+/** Of two rows of pg_locks. */
+function ofSameThing(one: string, other: string): string {
+  return ['locktype', 'database', 'relation', 'page', 'tuple', 'transactionid', 'classid', 'objid', 'objsubid']
+    .map((column) => `${one}.${column} IS NOT DISTINCT FROM ${other}.${column}`)
+    .join(' AND ');
+}
+
+/** Who holds what the workers of a feed wait for: sessions, and prepared transactions. */
 export async function whoBlocksApply(session: Session, feed: string): Promise<string> {
+  const ofFeed = `w.pid IS NOT NULL AND (w.subname = $1 OR starts_with(w.subname, $1 || '_'))`;
   const { rows } = await session.query<BlockerRow>(
-    `SELECT DISTINCT ${BLOCKER}
-       FROM pg_stat_subscription w CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS b (pid)
-       JOIN pg_stat_activity a ON a.pid = b.pid
-      WHERE w.pid IS NOT NULL AND (w.subname = $1 OR starts_with(w.subname, $1 || '_')) LIMIT 3`,
+    `SELECT * FROM (
+       SELECT DISTINCT ${BLOCKER}
+         FROM pg_stat_subscription w CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS b (pid)
+         JOIN pg_stat_activity a ON a.pid = b.pid
+        WHERE ${ofFeed}
+       UNION
+       SELECT ${PREPARED}
+         FROM pg_stat_subscription w
+         JOIN pg_locks waits ON waits.pid = w.pid AND NOT waits.granted
+         JOIN pg_locks l ON l.granted AND l.pid IS NULL AND ${ofSameThing('l', 'waits')}
+              ${PREPARED_HOLDERS}
+        WHERE ${ofFeed} AND 0 = ANY (pg_blocking_pids(w.pid))) holder
+      ORDER BY age DESC NULLS LAST LIMIT 3`,
     [feed],
   );
   return rows.length === 0 ? 'Its feed waits for nobody.' : `Its feed waits for ${describe(rows)}.`;

@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { ident } from '../../src/postgres/identifier.js';
+import { whoBlocksApply } from '../../src/postgres/locks.js';
 import type { Promotion } from '../../src/postgres/promotion.js';
 import { rehearseSlots } from '../../src/postgres/promotion-hold.js';
 import { waitForShortLag } from '../../src/postgres/promotion-readiness.js';
@@ -9,6 +10,7 @@ import type { Sessions } from '../../src/postgres/promotion-sessions.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { asDatabase, testDatabase, withClient, type TestDatabase } from '../support/postgres.js';
 import { unlessOthersWrite } from '../support/unless-others-write.js';
+import { untilRow } from '../support/wait-for-row.js';
 import { ReplicatedPair } from './replicated-pair.js';
 
 it('nobody is asked to wait while the new side is behind: the hold would last until it has caught up', async () => {
@@ -29,6 +31,23 @@ it('nobody is asked to wait while the new side is behind: the hold would last un
     await pair.green.query(`ALTER SUBSCRIPTION ${name} ENABLE`);
     await waiting;
     expect(ready).toBe(true);
+
+    // Of all that may keep its worker, a prepared transaction has no process.
+    await pair.blue.query('INSERT INTO t VALUES (1)');
+    await untilRow(pair.green, 'SELECT FROM t WHERE id = 1');
+    await pair.green.query("BEGIN; SELECT FROM t FOR UPDATE; PREPARE TRANSACTION 'in_the_feeds_way'");
+    await pair.blue.query('DELETE FROM t');
+    const feed = rows[0]?.name ?? '';
+    await vi.waitFor(
+      async () =>
+        expect(await whoBlocksApply(pair.green, feed)).toMatch(
+          /^Its feed waits for prepared transaction in_the_feeds_way,/,
+        ),
+      { timeout: 10_000 },
+    );
+    await pair.green.query("ROLLBACK PREPARED 'in_the_feeds_way'");
+    await untilRow(pair.green, 'SELECT WHERE NOT EXISTS (SELECT FROM t)');
+    expect(await whoBlocksApply(pair.green, feed)).toBe('Its feed waits for nobody.');
   } finally {
     await pair.stop();
   }

@@ -166,6 +166,21 @@ describe('a hold that ends without a decision', () => {
     expect(await StandsInTheWay.explained(tampered)).toBe(tampered);
   });
 
+  it('keeps its transaction no longer than that, however late a worker freezes: until 17 a server bounds none as a whole', async () => {
+    const own = await testDatabase('pg15', 'frozen late');
+    const main = await openSession(asDatabase(own, 'blue'), { purpose: 'test' });
+    const hold = new Hold(1_000);
+    await hold.query(main, "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '1s'");
+    const ended = new Promise((resolve) => main.once('error', resolve));
+    await hold.queryInTransaction(main, 'SELECT pg_sleep(0.8)');
+    await hold.queryInTransaction(main, 'SELECT');
+    await ended;
+    expect(hold.elapsed()).toBeGreaterThanOrEqual(1_000);
+    // Half a second for a machine that is busy: the server's own limit began anew at 0.8 s.
+    expect(hold.elapsed()).toBeLessThan(1_700);
+    await own.drop();
+  });
+
   it('begins no step when its time is over, and tells what each step took', async () => {
     const hold = new Hold(60_000);
     await hold.step('lock', () => Promise.resolve());
