@@ -29,7 +29,9 @@ export default defineConfig({
     projects: [
       // Many quick files, which leave nothing behind: a process of its own for each would take longer than its tests.
       { test: { ...EACH, name: 'unit', include: [`${UNIT}/*.test.ts`], exclude: REPLACING, isolate: false } },
-      { test: { ...EACH, name: 'isolated', include: ['test/!(unit)/**/*.test.ts', ...REPLACING] } },
+      // Each closes its own worker, and what they import takes longer than some of them run.
+      { test: { ...EACH, name: 'runs', include: ['test/workflow/*.test.ts'], isolate: false } },
+      { test: { ...EACH, name: 'isolated', include: ['test/!(unit|workflow)/**/*.test.ts', ...REPLACING] } },
     ],
   },
 });

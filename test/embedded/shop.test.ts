@@ -29,7 +29,9 @@ beforeAll(async () => {
   database = await routedDatabase({ migration: 'none', blue: application, green: { ...application, port: 1 } });
   const load = new LiveLoad(database, ledger, measurements);
   load.start(300);
-  await sleep(3_000);
+  // What is missing after that is for the first test to tell.
+  const deadline = Date.now() + 15_000;
+  while (!hasServed() && Date.now() < deadline) await sleep(20);
   await load.stop();
 });
 
@@ -38,12 +40,17 @@ afterAll(async () => {
   await blue.drop();
 });
 
+/** Enough of both kinds for what is asked below. */
+function hasServed(): boolean {
+  const { reads, writes } = measurements.statistics();
+  return reads.blue > 50 && writes.blue > 20;
+}
+
 describe('the sample shop', () => {
   it('serves reads and writes as an ordinary role, before any migration', () => {
     const { requests, failures, reads, writes } = measurements.statistics();
     expect(failures).toEqual({});
-    expect(reads.blue).toBeGreaterThan(50);
-    expect(writes.blue).toBeGreaterThan(20);
+    expect(hasServed()).toBe(true);
     expect(requests).toBe(reads.blue + writes.blue);
     expect(ledger.acknowledged).toHaveLength(writes.blue);
   });

@@ -1,7 +1,10 @@
 import { afterAll, beforeAll, describe, it } from 'vitest';
 import { MovedRig } from '../support/moved-rig.js';
 
-/* Right after the decision; right before it: test/postgres/promotion-faults.test.ts. */
+/*
+ * The quick part of test/faults/promotion-kill-points.faults.ts: right after the decision. Right before it:
+ * test/postgres/mistakes-promotion.test.ts.
+ */
 
 describe('a promotion whose worker is killed', () => {
   let moved: MovedRig;

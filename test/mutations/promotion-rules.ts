@@ -265,7 +265,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
         "    await openNewSide(sessions.to, promotion.migration, epoch + 1);\n    await step('slots, decision',",
       ),
     ],
-    test: { file: 'test/postgres/promotion-faults.test.ts', name: 'kill before /verdigris' },
+    test: inHold('killed just before it has been decided'),
   },
   {
     rule: 'never both feeds: the old one has stopped before the reverse one begins',

@@ -130,6 +130,7 @@ describe('the hold and the decision', () => {
   });
 
   it('a fence that was switched off, or a table that is new, stops the promotion before anything is decided', async () => {
+    const attempt = await WatchedTry.prepare(rig);
     for (const [tamper, undo] of [
       [
         'ALTER TABLE public.notes DISABLE TRIGGER _verdigris_fence',
@@ -145,13 +146,12 @@ describe('the hold and the decision', () => {
       ],
       ['CREATE TABLE public.new_one (id int)', 'DROP TABLE public.new_one'],
     ] as const) {
-      const attempt = await WatchedTry.prepare(rig);
       await rig.on(attempt.from, (client) => client.query(tamper));
       expect(await attempt.run(), tamper).toMatchObject({ type: 'FenceTampered' });
       await rig.on(attempt.from, (client) => client.query(undo));
-      await attempt.close();
       expect(await routeOn(attempt.from)).toMatchObject({ writesOn: attempt.from });
     }
+    await attempt.close();
   });
 
   it('a table of the plan that was made after the tables to fence were read is new, though it was there before the fence', async () => {
@@ -206,23 +206,30 @@ describe('the hold and the decision', () => {
       await rig.on(side, (client) => client.query('DROP TABLE public.parted'));
   });
 
-  it.each(['blue', 'green'] as const)('%s was failed over since rows were compared: nothing moves', async (side) => {
-    const moments = {
-      blue: await rig.ours('blue', momentOf),
-      green: await rig.ours('green', momentOf),
-    };
-    const attempt = await WatchedTry.prepare(rig);
-    const comparedOn = { ...moments, [side]: { ...moments[side], timeline: '000000FF' } };
-    expect(await attempt.run({ comparedOn })).toMatchObject({
-      type: 'ServerReplaced',
-      message: expect.stringContaining(`${side} was failed over or restored`) as string,
+  describe('servers that rows were compared on', () => {
+    let attempt: WatchedTry;
+    let moments: Readonly<Record<Side, Awaited<ReturnType<typeof momentOf>>>>;
+
+    beforeAll(async () => {
+      moments = { blue: await rig.ours('blue', momentOf), green: await rig.ours('green', momentOf) };
+      attempt = await WatchedTry.prepare(rig);
     });
-    await attempt.close();
-    expect(await routeOn(attempt.from)).toMatchObject({ writesOn: attempt.from });
-    const same = await WatchedTry.prepare(rig);
-    expect(await same.run({ comparedOn: moments })).toMatchObject({ epoch: expect.any(Number) as number });
-    await carryOut('finish', rig.move(same.from));
-    await same.close();
+
+    afterAll(() => attempt.close());
+
+    it.each(['blue', 'green'] as const)('%s was failed over since rows were compared: nothing moves', async (side) => {
+      const comparedOn = { ...moments, [side]: { ...moments[side], timeline: '000000FF' } };
+      expect(await attempt.run({ comparedOn })).toMatchObject({
+        type: 'ServerReplaced',
+        message: expect.stringContaining(`${side} was failed over or restored`) as string,
+      });
+      expect(await routeOn(attempt.from)).toMatchObject({ writesOn: attempt.from });
+    });
+
+    it('are the same ones: writes move', async () => {
+      expect(await attempt.run({ comparedOn: moments })).toMatchObject({ epoch: expect.any(Number) as number });
+      await carryOut('finish', rig.move(attempt.from));
+    });
   });
 
   it.each([
@@ -283,6 +290,19 @@ describe('the hold and the decision', () => {
     expect([await isOpen(from), await isOpen(otherSide(from))]).toEqual([when === 'before', when === 'after']);
     await attempt.close();
     if (when === 'after') await carryOut('finish', rig.move(from));
+  });
+
+  it('a worker is killed just before it has been decided: another one ends the move, and every write is there once', async () => {
+    if (rig.primary === 'green') await rig.moveOn();
+    rig.writers.resume();
+    const actor = await rig.actor();
+    const stopped = actor.stopWhere('blue', ({ text }) => /SELECT verdigris\.decide/.test(text), 'before');
+    const outcome = actor.run('promote', rig.move('blue'));
+    expect(await Promise.race([stopped, outcome])).not.toBeTypeOf('string');
+    await actor.kill();
+    await rig.moveOn();
+    await rig.audit();
+    await rig.writers.pause();
   });
 
   it('a promotion that was asked for in an epoch that is over moves nothing', async () => {

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Client } from '@temporalio/client';
 import { type WorkflowHandle } from '@temporalio/client';
-import { NativeConnection, Runtime, type Worker } from '@temporalio/worker';
+import { NativeConnection, type Worker } from '@temporalio/worker';
 import type pg from 'pg';
 import type { PlanInput } from '../../src/plan/schema.js';
 import { testBundle } from './bundle.js';
@@ -11,6 +11,7 @@ import { redactor } from '../../src/worker/redact.js';
 import type { MigrationStatus, Phase } from '../../workflows/lib/status.js';
 import { statusQuery } from '../../workflows/messages.js';
 import { testDatabase, withClient, type TestDatabase, type TestServer } from './postgres.js';
+import { quietRuntime } from './quiet-runtime.js';
 import { temporalClient, testTemporal, uniqueTaskQueue } from './temporal.js';
 
 /** Gates that a few seconds of a test's traffic can decide. */
@@ -59,7 +60,7 @@ export class Migration {
   }
 
   static async create(options: MigrationOptions): Promise<Migration> {
-    quiet();
+    quietRuntime();
     const { address, namespace } = testTemporal();
     const blue = await testDatabase(options.blue, `${options.purpose} blue`);
     const green = await testDatabase(options.green, `${options.purpose} green`);
@@ -123,18 +124,6 @@ async function newWorker(
     environment,
     redact: redactor([]),
     workflowBundle,
-  });
-}
-
-let isQuiet = false;
-
-/** Only errors of the worker are shown beside the tests' own lines. */
-function quiet(): void {
-  if (isQuiet) return;
-  isQuiet = true;
-  Runtime.install({
-    logger: { log() {}, trace() {}, debug() {}, info() {}, warn() {}, error() {} },
-    shutdownSignals: [],
   });
 }
 

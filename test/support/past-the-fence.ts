@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readRoute } from '../../src/postgres/state.js';
 import type { Side } from '../../src/side.js';
 import { withClient } from './postgres.js';
@@ -39,8 +39,19 @@ function routeOn(rig: PromotionRig, side: Side): ReturnType<typeof readRoute> {
 
 /** The cases of transactions that could write past the fence, while writes go to where they are: ends with a move. */
 export function transactionsPastTheFence(rig: () => PromotionRig, direction: 'one way' | 'the other way'): void {
+  describe('transactions past the fence', () => triesBeside(rig, direction));
+}
+
+function triesBeside(rig: () => PromotionRig, direction: 'one way' | 'the other way'): void {
+  let attempt: WatchedTry;
+
+  beforeAll(async () => {
+    attempt = await WatchedTry.prepare(rig());
+  });
+
+  afterAll(() => attempt.close());
+
   it.each(PAST_THE_FENCE)(`a transaction that passes no fence gives up the try: %s, ${direction}`, async (_, sql) => {
-    const attempt = await WatchedTry.prepare(rig());
     const { from } = attempt;
     const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');
     const outcome = attempt.run();
@@ -56,12 +67,10 @@ export function transactionsPastTheFence(rig: () => PromotionRig, direction: 'on
       expect(await outcome).toMatchObject({ type: 'PromotionBlocked', message });
       await loader.query('ROLLBACK');
     });
-    await attempt.close();
     expect(await routeOn(rig(), from)).toMatchObject({ writesOn: from });
   });
 
   it(`a transaction that has written an altered table, and waits at the fence of another one, gives up the try, ${direction}`, async () => {
-    const attempt = await WatchedTry.prepare(rig());
     const { from } = attempt;
     const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'after');
     const outcome = attempt.run();
@@ -79,12 +88,10 @@ export function transactionsPastTheFence(rig: () => PromotionRig, direction: 'on
       await refused;
       await loader.query('ROLLBACK');
     });
-    await attempt.close();
     expect(await routeOn(rig(), from)).toMatchObject({ writesOn: from });
   });
 
   it(`a table that is made by a prepared transaction gives up the try, ${direction}`, async () => {
-    const attempt = await WatchedTry.prepare(rig());
     const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before');
     const outcome = attempt.run();
     const held = await locking;
@@ -95,11 +102,9 @@ export function transactionsPastTheFence(rig: () => PromotionRig, direction: 'on
     const message = expect.stringContaining('Changing: prepared transaction makes_later') as string;
     expect(await outcome).toMatchObject({ type: 'PromotionBlocked', message });
     await rig().on(attempt.from, (client) => client.query("ROLLBACK PREPARED 'makes_later'"));
-    await attempt.close();
   });
 
   it(`is not asked of writers while such a transaction lasts, ${direction}`, async () => {
-    const attempt = await WatchedTry.prepare(rig());
     const { from } = attempt;
     let isAsked = false;
     const locking = attempt.stopAt(LOCKS_WRITERS_OUT, 'before').then((held) => {
@@ -116,6 +121,5 @@ export function transactionsPastTheFence(rig: () => PromotionRig, direction: 'on
       expect(await outcome).toMatchObject({ epoch: expect.any(Number) as number });
     });
     await carryOut('finish', rig().move(from));
-    await attempt.close();
   });
 }

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Context } from '@temporalio/activity';
 import type { Client, WorkflowHandle, WorkflowOptions } from '@temporalio/client';
-import { NativeConnection, Runtime, Worker, type WorkerOptions } from '@temporalio/worker';
+import { NativeConnection, Worker, type WorkerOptions } from '@temporalio/worker';
 import { alive } from '../../activities/context.js';
 import { createActivities, type Activities } from '../../activities/index.js';
 import { compareInTurn } from '../../activities/regular-comparison.js';
@@ -12,6 +12,7 @@ import { parsePlan } from '../../src/plan/parse.js';
 import type { Plan, PlanInput } from '../../src/plan/schema.js';
 import type { Side } from '../../src/side.js';
 import { testBundle } from './bundle.js';
+import { quietRuntime } from './quiet-runtime.js';
 import { recordHistory } from './record-history.js';
 import { temporalClient, testTemporal, uniqueTaskQueue } from './temporal.js';
 
@@ -40,10 +41,7 @@ export class ScriptedRuns {
   ) {}
 
   static async start(): Promise<ScriptedRuns> {
-    Runtime.install({
-      logger: { log() {}, trace() {}, debug() {}, info() {}, warn() {}, error() {} },
-      shutdownSignals: [],
-    });
+    quietRuntime();
     const { address } = testTemporal();
     const connection = await NativeConnection.connect({ address });
     const taskQueue = uniqueTaskQueue('scripted');

@@ -11,10 +11,13 @@ import { unlessOthersWrite } from './unless-others-write.js';
 /** The statement by which a promotion begins its hold. */
 export const LOCKS_WRITERS_OUT = /READ COMMITTED; SET LOCAL lock_timeout = #; SET LOCAL idle_in_transaction/;
 
-/** One try of a promotion in this process, which can be stopped at any statement to the side that gives writes away. */
+/**
+ * Tries of a promotion in this process, one after the other on one preparation, each of which can be stopped at any statement to
+ * the side that gives writes away.
+ */
 export class WatchedTry {
-  private end: (outcome: Promoted | Error) => void = () => undefined;
-  private readonly over = new Promise<Promoted | Error>((resolve) => (this.end = resolve));
+  /** The end of the try that is next, or under way. */
+  private next = new TryEnd();
 
   private constructor(
     readonly from: Side,
@@ -39,10 +42,10 @@ export class WatchedTry {
     return new WatchedTry(from, databases, rig, proxy, knownTables, patterns);
   }
 
-  /** Resolves when the try comes to such a statement; it waits there until it is let go. @throws when it ends before. */
+  /** Resolves when the next try comes to such a statement; it waits there until it is let go. @throws when it ends before. */
   stopAt(text: RegExp, when: When): Promise<Held> {
     const stop = this.proxy.stopWhere((point) => text.test(point.text), when);
-    const early = this.over.then((outcome): never => {
+    const early = this.next.outcome.then((outcome): never => {
       const why = outcome instanceof Error ? outcome.message : 'promoted';
       throw new Error(`the try has ended before ${text}: ${why}`);
     });
@@ -68,11 +71,21 @@ export class WatchedTry {
       },
       (error: unknown) => (error instanceof Error ? error : new Error(String(error))),
     );
-    void outcome.then(this.end);
-    return outcome;
+    const { next } = this;
+    return outcome.then((over) => {
+      this.next = new TryEnd();
+      next.tell(over);
+      return over;
+    });
   }
 
   async close(): Promise<void> {
     await this.proxy.close();
   }
+}
+
+/** How a try ends, for whoever waits for something else in it. */
+class TryEnd {
+  tell: (outcome: Promoted | Error) => void = () => undefined;
+  readonly outcome = new Promise<Promoted | Error>((resolve) => (this.tell = resolve));
 }

@@ -1,24 +1,38 @@
 import { expect, onTestFinished } from 'vitest';
 import type { MigrationReport } from '../../workflows/lib/report.js';
+import { retireUpdate } from '../../workflows/messages.js';
 import { LEDGER_MIGRATIONS, LEDGER_SCHEMA, LedgerApplication } from './ledger-application.js';
 import { Migration, rowsOf, statusOf, until } from './migration.js';
 import { withClient, type TestServer } from './postgres.js';
 import { recordHistory } from './record-history.js';
 
-/** A database is moved under load: no request fails, no write is lost, the schema is new, blue is fenced. */
-export async function movesUnderLoad(blueServer: TestServer, greenServer: TestServer): Promise<void> {
+/**
+ * A database is moved under load: no request fails, no write is lost, the schema is new, blue is fenced.
+ *
+ * @param windowEnds how the standby window does
+ */
+export async function movesUnderLoad(
+  blueServer: TestServer,
+  greenServer: TestServer,
+  windowEnds: 'by itself' | 'by retire',
+): Promise<void> {
   const migration = await Migration.create({
     blue: blueServer,
     green: greenServer,
     purpose: 'whole',
     schema: LEDGER_SCHEMA,
-    plan: { migrations: LEDGER_MIGRATIONS, standby: { for: '8s' } },
+    plan: { migrations: LEDGER_MIGRATIONS, standby: { for: windowEnds === 'by itself' ? '8s' : '10m' } },
   });
   onTestFinished(() => migration.close());
   const application = await LedgerApplication.start(migration);
   const handle = await migration.start();
   const before = await until(handle, 'in the standby window', (s) => s.phase === 'standby' && s.writesOn === 'green');
   expect(before.rollback.safe).toBe(true);
+  if (windowEnds === 'by retire') {
+    const moved = application.acknowledged.length;
+    await until(handle, 'writing on green', () => application.acknowledged.length > moved + 20);
+    await handle.executeUpdate(retireUpdate, { args: [{ by: 'grace', reason: 'the test says so' }] });
+  }
   const report = (await handle.result()) as MigrationReport;
   const retiredAt = application.acknowledged.length;
   await application.stop();

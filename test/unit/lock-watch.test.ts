@@ -44,7 +44,8 @@ class Server {
   }
 }
 
-describe('the watch of our locks', () => {
+// Each has a server of its own, and most of it is waiting.
+describe.concurrent('the watch of our locks', () => {
   it.each(['refuses', 'loses looks'] as const)(
     'goes on when its first session %s, and stops ours as soon as it sees who waits',
     async (first) => {

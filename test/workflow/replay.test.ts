@@ -1,6 +1,7 @@
 import { Worker } from '@temporalio/worker';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { testBundle } from '../support/bundle.js';
+import { quietRuntime } from '../support/quiet-runtime.js';
 import {
   BEFORE_PATCHES,
   HISTORIES,
@@ -21,6 +22,7 @@ let workflowBundle: { code: string };
 let wrong: ReadonlyMap<string, unknown>;
 
 beforeAll(async () => {
+  quietRuntime();
   workflowBundle = await testBundle();
   wrong = await replayAll(HISTORIES.map((name) => ({ name, history: recorded(name) })));
 }, 120_000);
