@@ -68,6 +68,11 @@ export const PROMOTION_RULES: readonly Mutation[] = [
         '`SET LOCAL idle_in_transaction_session_timeout = ${promotion.maxHoldMs}`',
         '`SET LOCAL idle_in_transaction_session_timeout = 0`',
       ),
+      edit(
+        'src/postgres/hold.ts',
+        'SET LOCAL idle_in_transaction_session_timeout = ${left}',
+        'SET LOCAL idle_in_transaction_session_timeout = 0',
+      ),
     ],
     test: inHold('a worker that freezes in the hold'),
   },
