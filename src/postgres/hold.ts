@@ -7,6 +7,9 @@ import { CANCELED, sqlState } from './sqlstate.js';
 /** How much longer than the server's own deadline we wait for its answer before the connection counts as cut. */
 const ANSWER_GRACE_MS = 500;
 
+/** A worker that is well, and finds that its time is over, ends the try in words and not by a session that is gone. */
+const LEAST_IDLE_MS = 100;
+
 /**
  * The time during which writes wait. The server enforces it, since a frozen worker can't: every statement of the hold
  * carries the time that is left as its statement_timeout, on every session.
@@ -91,7 +94,8 @@ export class Hold {
   /** Of the transaction's next statement, and of a worker that freezes after it: until 17 nothing bounds the whole. */
   #limits(): string {
     const left = this.left();
-    return `SET LOCAL statement_timeout = ${left}; SET LOCAL idle_in_transaction_session_timeout = ${left}`;
+    const idle = Math.max(LEAST_IDLE_MS, left);
+    return `SET LOCAL statement_timeout = ${left}; SET LOCAL idle_in_transaction_session_timeout = ${idle}`;
   }
 
   /** The same with a limit of its own, for something that takes a few milliseconds or is not worth waiting for. */

@@ -70,7 +70,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
       ),
       edit(
         'src/postgres/hold.ts',
-        'SET LOCAL idle_in_transaction_session_timeout = ${left}',
+        'SET LOCAL idle_in_transaction_session_timeout = ${idle}',
         'SET LOCAL idle_in_transaction_session_timeout = 0',
       ),
     ],

@@ -760,14 +760,14 @@ describe('pg_dump', () => {
     delete process.env.VERDIGRIS_PG_DUMP;
   });
 
-  it('as WebAssembly gives the same statements as the native one', async () => {
+  it('as WebAssembly gives the same statements as the native one', async (context) => {
     const p = await pair('pg15', 'wasm', oddSchema(ROLE));
     open.push(p);
     const native = await findNativePgDump();
     process.env.VERDIGRIS_PG_DUMP = '/there/is/none';
     const wasm = await read(p.blueDatabase);
     expect(wasm.keys.create.length).toBeGreaterThan(10);
-    if (native === undefined || native.major < 15) return;
+    if (native === undefined || native.major < 15) context.skip('there is no pg_dump of 15 or later here');
     delete process.env.VERDIGRIS_PG_DUMP;
     expect(withoutVersions(await read(p.blueDatabase))).toEqual(withoutVersions(wasm));
   });

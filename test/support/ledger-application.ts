@@ -61,6 +61,8 @@ export const LEDGER_MIGRATIONS = [
 export class LedgerApplication {
   readonly acknowledged: string[] = [];
   readonly failures: string[] = [];
+  /** When each of them was told, ms since the epoch. */
+  readonly failedAt: number[] = [];
   reads = 0;
   #stopped = false;
   readonly #router: Router;
@@ -90,6 +92,7 @@ export class LedgerApplication {
     while (!this.#stopped) {
       await request().catch((error: unknown) => {
         this.failures.push(error instanceof Error ? error.message : String(error));
+        this.failedAt.push(Date.now());
       });
       await sleep(10);
     }
