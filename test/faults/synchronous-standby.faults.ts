@@ -3,6 +3,7 @@ import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Attempt } from '../../activities/promotion-attempt.js';
 import { giveTriesUp } from '../../activities/promotion-withdraw.js';
+import { readRouteAndFlag } from '../../src/postgres/doctor/read-state.js';
 import { openDecided } from '../../src/postgres/doctor/open.js';
 import { whoIsPrimary } from '../../src/postgres/doctor/who-is-primary.js';
 import { isFenceOpen } from '../../src/postgres/fence.js';
@@ -165,6 +166,9 @@ describe("blue's synchronous standby is gone as blue commits the decision", () =
           return giveTriesUp(attempt, tries, new Error('given up'));
         });
         expect(released).toEqual([]);
+        // Nor does the doctor take it for a step that will be over in a moment.
+        const { settled, settling } = await ours(pair, 'blue', (session) => readRouteAndFlag(session, migration));
+        expect({ settled, settling }).toMatchObject({ settled: false, settling: { awaitsStandby: true } });
         await admin.query(`SELECT setval('verdigris.fence', ${FENCE_OPEN})`);
         await waitFor(pair, 'blue', '');
         await committed;

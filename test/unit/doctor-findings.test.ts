@@ -65,6 +65,19 @@ describe('doctor', () => {
 
   it('but not while a move is in its last step', () => {
     expect(findings({}, { settled: false })).toEqual([]);
+    const settling = { pid: 7, seconds: 20, awaitsStandby: false };
+    expect(findings({}, { settled: false, settling })).toEqual([]);
+    const long = findings({}, { settled: false, settling: { ...settling, seconds: 3_600 } });
+    expect(long).toEqual([
+      expect.stringMatching(/^problem : green .*pid 7 has had for 60 minutes.*terminate_backend\(7\)/),
+    ]);
+  });
+
+  it('nor where the COMMIT of that step waits for a synchronous standby, which nobody ends: no write goes on', () => {
+    const settling = { pid: 7, seconds: 20, awaitsStandby: true };
+    expect(findings({ settled: false, settling }, { settled: false, settling })).toEqual([
+      expect.stringMatching(/^problem : .*\(pid 7\) waits for a synchronous standby.*synchronous_standby_names/),
+    ]);
   });
 
   it('a run that lives while green is lost is to be terminated: its rollback would wait for green', async () => {

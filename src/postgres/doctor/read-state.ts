@@ -1,4 +1,5 @@
 import type { Side } from '../../side.js';
+import { isAdvisoryLock } from '../locks.js';
 import { BEGIN, type Session } from '../session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from '../sqlstate.js';
 import { FENCE_LOCK, FENCE_OPEN, hasState, readRoute, type Route } from '../state.js';
@@ -30,6 +31,14 @@ export interface RouterFound {
   readonly from: string | null;
 }
 
+/** A session that has the fence's lock alone. */
+export interface Settling {
+  readonly pid: number;
+  readonly seconds: number;
+  /** Its COMMIT waits for a synchronous standby, which no timeout ends, nor the end of its client. */
+  readonly awaitsStandby: boolean;
+}
+
 /** What schema verdigris says; all null when it is not there. */
 export interface StateObjects {
   readonly schema: boolean;
@@ -40,6 +49,8 @@ export interface StateObjects {
   readonly fenceOpen: boolean | null;
   /** False when route and flag could not be read together: a promotion held its lock. */
   readonly settled: boolean;
+  /** Then: who had it. Absent where nobody had it any more, or that can't be seen. */
+  readonly settling?: Settling;
   readonly routers: readonly RouterFound[];
   readonly events: readonly { readonly at: string; readonly what: string }[];
 }
@@ -95,7 +106,7 @@ async function readOwnerFound(session: Session): Promise<OwnerFound | null> {
 export async function readRouteAndFlag(
   session: Session,
   migration: string | undefined,
-): Promise<Pick<StateObjects, 'route' | 'fenceOpen' | 'settled'>> {
+): Promise<Pick<StateObjects, 'route' | 'fenceOpen' | 'settled' | 'settling'>> {
   const settled = await session
     .query(
       `${BEGIN}; SET LOCAL lock_timeout = '${LOCK_TIMEOUT_MS}ms'; SELECT pg_advisory_xact_lock_shared(${FENCE_LOCK})`,
@@ -113,10 +124,23 @@ export async function readRouteAndFlag(
     const { rows } = await session.query<{ open: boolean }>(
       `SELECT last_value = ${FENCE_OPEN} AS open FROM verdigris.fence`,
     );
-    return { route: route ?? null, fenceOpen: rows[0]?.open ?? null, settled };
+    const settling = settled ? undefined : await readSettling(session);
+    const seen = { route: route ?? null, fenceOpen: rows[0]?.open ?? null, settled };
+    return settling === undefined ? seen : { ...seen, settling };
   } finally {
     if (settled) await session.query('ROLLBACK').catch(() => undefined);
   }
+}
+
+async function readSettling(session: Session): Promise<Settling | undefined> {
+  const { rows } = await session.query<Settling>(
+    `SELECT a.pid, coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8 AS seconds,
+            coalesce(a.wait_event = 'SyncRep', false) AS "awaitsStandby"
+       FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+      WHERE ${isAdvisoryLock(FENCE_LOCK)} AND l.granted AND l.mode = 'ExclusiveLock'
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())`,
+  );
+  return rows[0];
 }
 
 /** Longer than a hold lasts by default. */

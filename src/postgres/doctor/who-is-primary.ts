@@ -5,6 +5,7 @@ import type { Databases } from '../session.js';
 import { examine, type Found, type Inventory, type SideFound } from './inventory.js';
 import { handedOn } from './handed-on.js';
 import { RELEASED } from './read-state.js';
+import { WITHOUT_STANDBY } from '../synchronous-standbys.js';
 
 /*
  * Who is primary, from the two databases alone. What makes it certain:
@@ -147,7 +148,7 @@ function judgeBoth(blue: Inventory, green: Inventory): Verdict {
 
 /** The side's own row, the newest one, gives it the writes. */
 function judgeNamed(named: Inventory, other: Inventory, truth: Route): Verdict {
-  if (!named.settled) return underWay(named.side);
+  if (!named.settled) return underWay(named);
   if (isClosed(named)) return closedWithoutDecision(named.side, truth.epoch);
   if (isClosed(other)) return certain(named.side, truth.epoch, `${other.side} is closed`);
   if (!hasBeenPrimary(other, truth.epoch)) {
@@ -165,7 +166,7 @@ function judgeOneRow(blue: Inventory, green: Inventory): Verdict {
     return noRunKnown(blue, green);
   }
   if (route.writesOn === knows.side) {
-    if (!knows.settled) return underWay(knows.side);
+    if (!knows.settled) return underWay(knows);
     if (isClosed(knows)) return closedWithoutDecision(knows.side, route.epoch);
     // Green has the writes from blue, so blue had a fence: it was restored, or released by name.
     if (knows.side === 'green' && !isClosed(other)) return bothOpen('green', other, route.epoch);
@@ -197,7 +198,8 @@ function noRunKnown(blue: Inventory, green: Inventory): Verdict {
 }
 
 /** Green is a physical standby of blue: nobody writes there. */
-function judgeBesideStandby({ route, settled, ...blue }: Inventory): Verdict {
+function judgeBesideStandby(onBlue: Inventory): Verdict {
+  const { route, settled, ...blue } = onBlue;
   if (route === null) {
     return calm(
       'green is a physical standby of blue, and blue knows no run of Verdigris',
@@ -210,7 +212,7 @@ function judgeBesideStandby({ route, settled, ...blue }: Inventory): Verdict {
       'mend that connection: it has to lead to the green that was given the writes',
     );
   }
-  if (!settled) return underWay('blue');
+  if (!settled) return underWay(onBlue);
   if (isClosed(blue)) return closedWithoutDecision('blue', route.epoch);
   return certain('blue', route.epoch, 'green is a physical standby of it, which takes no writes');
 }
@@ -227,7 +229,7 @@ function judgeOne(here: Inventory, away: SideFound): Verdict {
     );
   }
   if (route.writesOn === here.side) {
-    if (!here.settled) return underWay(here.side);
+    if (!here.settled) return underWay(here);
     if (isClosed(here)) return closedWithoutDecision(here.side, route.epoch);
     return certain(
       here.side,
@@ -326,8 +328,25 @@ function bothOpen(truth: Side, other: Inventory, epoch: number): Extract<Verdict
   };
 }
 
-function underWay(side: Side): Verdict {
-  return calm(`${side} is in the last step of a promotion, whose lock could not be had`, 'ask again in a few seconds');
+/** A hold ends by itself within minutes at the most. */
+const HELD_FOR_LONG_S = 600;
+
+function underWay({ side, settling }: Pick<Inventory, 'side' | 'settling'>): Verdict {
+  const lastStep = `${side} is in the last step of a promotion`;
+  if (settling?.awaitsStandby === true) {
+    return unknown(
+      `${lastStep}, whose COMMIT (pid ${settling.pid}) waits for a synchronous standby: no write goes on until that answers`,
+      `bring that standby back, or on ${side}: ${WITHOUT_STANDBY}; then ask again`,
+    );
+  }
+  if (settling !== undefined && settling.seconds > HELD_FOR_LONG_S) {
+    const minutes = Math.round(settling.seconds / 60);
+    return unknown(
+      `${lastStep}, whose lock pid ${settling.pid} has had for ${minutes} minutes: no write goes on meanwhile`,
+      `see on ${side} what it waits for (pg_stat_activity); end it there, SELECT pg_terminate_backend(${settling.pid}), and ask again`,
+    );
+  }
+  return calm(`${lastStep}, whose lock could not be had`, 'ask again in a few seconds');
 }
 
 function notOpenYet({ side, fenceOpen }: Inventory, epoch: number): Unopened {
