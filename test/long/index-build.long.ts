@@ -16,6 +16,7 @@ import { installState } from '../../src/postgres/state.js';
 import { isOffline } from '../../src/postgres/offline.js';
 import { asDatabase, testDatabase, type TestDatabase } from '../support/postgres.js';
 import { contextOn, workOf } from '../postgres/replicated-pair.js';
+import { untilRow } from '../support/wait-for-row.js';
 import { testedVersion } from '../support/tested-version.js';
 
 const LONG = 'i'.repeat(63);
@@ -150,6 +151,33 @@ describe.each([testedVersion('pg18')])('indexes on %s', (server) => {
       /index "two" on table public\.t is refused.*"nothing"/s,
     );
     expect(await definition('one')).toBeUndefined();
+  });
+
+  it('a partition that comes while the others are built gets it, too, and the whole is valid', async () => {
+    const index = await indexesOf({ table: 'p', name: 'p_by_n', columns: ['n'], unique: false });
+    const writer = new pg.Client(db.config);
+    await writer.connect();
+    await writer.query("BEGIN; INSERT INTO p_us VALUES (301, 'us', 1)");
+    const building = createIndexes(context(), index);
+    await untilRow(app, `SELECT FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for writers%'`);
+    await app.query(`
+      CREATE TABLE p_eu_3 (LIKE p); ALTER TABLE p_eu ATTACH PARTITION p_eu_3 FOR VALUES FROM (1000) TO (2000);
+      CREATE TABLE p_asia (LIKE p) PARTITION BY RANGE (id);
+      CREATE TABLE p_asia_1 PARTITION OF p_asia FOR VALUES FROM (0) TO (1000);
+      ALTER TABLE p ATTACH PARTITION p_asia FOR VALUES IN ('asia')`);
+    await writer.query('COMMIT');
+    await writer.end();
+    await building;
+    const { rows } = await app.query<{ table: string; valid: boolean }>(
+      `SELECT i.indrelid::regclass::text AS table, i.indisvalid AS valid
+         FROM pg_partition_tree('p_by_n') t JOIN pg_index i ON i.indexrelid = t.relid ORDER BY 1`,
+    );
+    const tables = ['p', 'p_asia', 'p_asia_1', 'p_eu', 'p_eu_1', 'p_eu_2', 'p_eu_3', 'p_us'];
+    expect(rows).toEqual(tables.map((table) => ({ table, valid: true })));
+    // One that comes later gets it from the table; a run that looks again finds nothing to be done.
+    await app.query('CREATE TABLE p_asia_2 PARTITION OF p_asia FOR VALUES FROM (1000) TO (2000)');
+    await createIndexes(context(), index);
+    expect((await app.query(`SELECT FROM pg_index WHERE indrelid = 'p_asia_2'::regclass`)).rowCount).toBe(2);
   });
 
   it('a partitioned table gets it on every leaf, and the whole is valid', async () => {

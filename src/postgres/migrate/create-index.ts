@@ -1,3 +1,4 @@
+import { VerdigrisError } from '../../errors.js';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import type { CreateIndex } from '../../plan/schema.js';
 import type { TableInfo } from '../catalog.js';
@@ -11,7 +12,7 @@ import { buildIndex, type Build } from './index-build.js';
 import { createIndexSql, findIndex, leafIndexName, refuseAnother, shapeOf } from './index-definition.js';
 import { longestFirst, SharedGreen, sizedBuild, type SizedBuild } from './index-effort.js';
 import { inLanes } from './index-lanes.js';
-import { planIndexFailed } from './index-failed.js';
+import { planIndexFailed, TRIED_AGAIN } from './index-failed.js';
 import { DEFAULT_INDEX_SETTINGS, whileOffline, type IndexSettings } from './index-settings.js';
 import type { IndexWork } from './plan-work.js';
 import { readProgress, writeProgress, type ProgressKey } from './progress-row.js';
@@ -45,23 +46,64 @@ export async function createIndexes(
   const session = await context.connect('prepare indexes');
   try {
     await context.join?.(session);
-    const planned = await plannedBuilds(context, session, indexes);
-    const builds = longestFirst(planned.flatMap(({ builds: own }) => own));
-    if (await isOffline(session)) {
-      const green = new SharedGreen(builds, whileOffline(settings));
-      await inLanes(context, 'index', green.settings, builds, (lane, build) => green.build(lane, build));
-    } else {
-      await inLanes(context, 'index', settings, byTable(builds), async (lane, piece) => {
-        for (const build of piece) await buildIndex(lane, build, settings);
-      });
-    }
-    for (const { changed, index } of planned) {
-      if (changed.info.kind === 'partitioned') await attachLeaves(context, session, changed, index);
+    let left = indexes;
+    for (let round = 1; left.length > 0; round++) {
+      if (round > ROUNDS) throw stillInvalid(left);
+      const planned = await plannedBuilds(context, session, left);
+      await build(context, session, planned, settings);
+      left = await lackingLeaves(session, planned);
     }
     for (const { table, index } of indexes) await finished(session, context, table, index);
   } finally {
     await closeSession(session);
   }
+}
+
+/**
+ * A partition that comes while the others' indexes are built gets none, and the index of its table stays invalid. From the
+ * first round on the table has one, and a new partition gets its own by itself.
+ */
+const ROUNDS = 3;
+
+async function build(
+  context: StepContext,
+  session: Session,
+  planned: readonly PlannedIndex[],
+  settings: IndexSettings,
+): Promise<void> {
+  const builds = longestFirst(planned.flatMap(({ builds: own }) => own));
+  if (await isOffline(session)) {
+    const green = new SharedGreen(builds, whileOffline(settings));
+    await inLanes(context, 'index', green.settings, builds, (lane, one) => green.build(lane, one));
+  } else {
+    await inLanes(context, 'index', settings, byTable(builds), async (lane, piece) => {
+      for (const one of piece) await buildIndex(lane, one, settings);
+    });
+  }
+  for (const { changed, index } of planned) {
+    if (changed.info.kind === 'partitioned') await attachLeaves(context, session, changed, index);
+  }
+}
+
+/** Those of partitioned tables that are not valid, since a partition has none of it yet. */
+async function lackingLeaves(session: Session, planned: readonly PlannedIndex[]): Promise<IndexWork[]> {
+  const lacking: IndexWork[] = [];
+  for (const { changed, work } of planned) {
+    if (changed.info.kind !== 'partitioned') continue;
+    const found = await findIndex(session, work.table.schema, work.index.name);
+    if (found?.valid !== true) lacking.push(work);
+  }
+  return lacking;
+}
+
+function stillInvalid(left: readonly IndexWork[]): VerdigrisError {
+  const names = left.map(({ table, index }) => `"${index.name}" of table ${formatTableName(table)}`).join(', ');
+  return new VerdigrisError({
+    type: 'MigrationStepFailed',
+    message: `the index ${names} is not valid yet: a partition has come without its part of it, or its part is not valid`,
+    nextStep: TRIED_AGAIN,
+    retryable: true,
+  });
 }
 
 /**
@@ -81,6 +123,7 @@ export async function buildsAhead(context: StepContext, indexes: readonly IndexW
 
 /** An index of the plan, with its table and what is built for it: on each leaf, where that is partitioned. */
 interface PlannedIndex {
+  readonly work: IndexWork;
   readonly changed: ChangedTable;
   readonly index: CreateIndex;
   readonly builds: readonly SizedBuild[];
@@ -92,10 +135,11 @@ async function plannedBuilds(
   indexes: readonly IndexWork[],
 ): Promise<PlannedIndex[]> {
   const planned: PlannedIndex[] = [];
-  for (const { table, index } of indexes) {
+  for (const work of indexes) {
+    const { table, index } = work;
     const changed = await readTable(context.session, table);
     await claim(session, context.runId, changed, index);
-    planned.push({ changed, index, builds: await buildsOf(session, changed, index) });
+    planned.push({ work, changed, index, builds: await buildsOf(session, changed, index) });
   }
   return planned;
 }
@@ -130,19 +174,31 @@ async function buildsOf(
     if (isTransient(error)) throw passing(what, error);
     throw stepFailed(what, error, 'correct it in the plan');
   }
+  let covered: ReadonlySet<number> = new Set();
   if (info.kind === 'partitioned') {
     const there = await findIndex(session, info.name.schema, index.name);
     if (there !== undefined) refuseAnother(index.name, info.name, there, info.oid, shape);
     if (there?.valid === true) return [];
+    if (there !== undefined) covered = await tablesOf(session, there.oid);
   }
   const named = (on: TableInfo): string =>
     info.kind === 'partitioned' ? leafIndexName(index.name, on.name) : index.name;
   const builds: SizedBuild[] = [];
-  for (const on of leaves) {
+  for (const on of leaves.filter(({ oid }) => !covered.has(oid))) {
     const build = planBuild({ info, on, index, name: named(on), shape, searchPath });
     builds.push(sizedBuild(build, index.method, await bytesOf(session, on.oid)));
   }
   return builds;
+}
+
+/** The tables that have their part of a partitioned index: built before, or made with them. */
+async function tablesOf(session: Session, index: number): Promise<ReadonlySet<number>> {
+  const { rows } = await session.query<{ oid: number }>(
+    `SELECT i.indrelid::int8::float8 AS oid
+       FROM pg_partition_tree($1::oid) t JOIN pg_index i ON i.indexrelid = t.relid WHERE i.indisvalid OR NOT t.isleaf`,
+    [index],
+  );
+  return new Set(rows.map(({ oid }) => oid));
 }
 
 /** What is built where, for an index of the plan. */
@@ -186,8 +242,10 @@ async function attachLeaves(
   { info, searchPath }: ChangedTable,
   index: CreateIndex,
 ): Promise<void> {
+  const root = await findIndex(session, info.name.schema, index.name);
+  const covered = root === undefined ? new Set<number>() : await tablesOf(session, root.oid);
   const { rows } = await session.query<Level>(
-    `SELECT n.nspname AS schema, c.relname AS name, t.isleaf AS "isLeaf",
+    `SELECT t.relid::oid::int8::float8 AS oid, n.nspname AS schema, c.relname AS name, t.isleaf AS "isLeaf",
             pn.nspname AS "parentSchema", p.relname AS "parentName"
        FROM ${partitionTree('$1::regclass')} t
        JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -198,7 +256,7 @@ async function attachLeaves(
   const nameOn = (table: TableName): string =>
     table.schema === info.name.schema && table.name === info.name.name ? index.name : leafIndexName(index.name, table);
   const object = `index "${index.name}" on table ${formatTableName(info.name)}`;
-  for (const level of rows.filter(({ isLeaf }) => !isLeaf)) {
+  for (const level of rows.filter(({ isLeaf, oid }) => !isLeaf && !covered.has(oid))) {
     if ((await findIndex(session, level.schema, nameOn(level))) !== undefined) continue;
     const sql = createIndexSql(info, index, { table: level, name: nameOn(level) }, 'only');
     await shortLocks(context, session, { object, searchPath }, () => session.query(sql));
@@ -217,6 +275,7 @@ async function attachLeaves(
 }
 
 interface Level extends TableName {
+  readonly oid: number;
   readonly isLeaf: boolean;
   readonly parentSchema: string | null;
   readonly parentName: string | null;
