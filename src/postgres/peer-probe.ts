@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { briefLock } from './brief-lock.js';
 import { ident, literal } from './identifier.js';
+import { refuseOtherPublisher } from './other-publisher.js';
 import type { LockRetryOptions } from './retry.js';
 import { runSecretStatement } from './secret-statement.js';
 import { inTransaction, type Session } from './session.js';
@@ -10,21 +11,29 @@ import { inTransaction, type Session } from './session.js';
  * logs in for replication while it runs. It makes no slot, the publication need not be there (that is a warning), and
  * its transaction is rolled back, so nothing is left behind.
  *
- * @throws the server's error when it does not; VerdigrisError LockNotHad (retryable) when it could not be tried
+ * @param publication of the other one, with tables: then it is that one which must be reached. Default: any server
+ * @throws the server's error when it does not; VerdigrisError LockNotHad (retryable) when it could not be tried;
+ * ConnectionFailed (retryable) where another server is reached
  */
-export async function probePeer(session: Session, conninfo: string, patience?: LockRetryOptions): Promise<void> {
+export async function probePeer(
+  session: Session,
+  conninfo: string,
+  patience?: LockRetryOptions,
+  publication?: string,
+): Promise<void> {
   const probe = 'a subscription for a trial';
-  await briefLock(session, probe, () => tryToReach(session, conninfo), patience);
+  await briefLock(session, probe, () => tryToReach(session, conninfo, publication), patience);
 }
 
-async function tryToReach(session: Session, conninfo: string): Promise<void> {
+async function tryToReach(session: Session, conninfo: string, publication: string | undefined): Promise<void> {
   const name = `verdigris_probe_${randomBytes(6).toString('hex')}`;
   const probed = inTransaction(session, async () => {
     await runSecretStatement(
       session,
-      `CREATE SUBSCRIPTION ${ident(name)} CONNECTION ${literal(conninfo)} PUBLICATION ${ident(name)}
+      `CREATE SUBSCRIPTION ${ident(name)} CONNECTION ${literal(conninfo)} PUBLICATION ${ident(publication ?? name)}
          WITH (connect = true, enabled = false, create_slot = false, slot_name = NONE, copy_data = false)`,
     );
+    if (publication !== undefined) await refuseOtherPublisher(session, name);
     throw new Reached();
   });
   await probed.catch((error: unknown) => {

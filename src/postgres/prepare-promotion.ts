@@ -122,6 +122,7 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
     await refuseMoved(old, preparation, epoch);
     await dropSubscriptions(old, feed, patience);
   };
+  const published: string[] = [];
   const publisherVersion = await unlessLockedOut(databases[to], async (session) => {
     // An earlier try has made it, and tables have changed on both sides since. The subscriptions go first: they are made
     // anew for as long as the publications are.
@@ -130,7 +131,9 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
       await dropUnused(session, spec, patience);
     }
     await ensurePublications(session, spec, patience);
-    for (const name of streamNames(migration, direction, streams)) await lookUpTables(session, name, patience);
+    for (const name of streamNames(migration, direction, streams)) {
+      if ((await lookUpTables(session, name, patience)).length > 0) published.push(name);
+    }
     return majorVersion(session);
   });
   const conninfo = databases[to].peerConninfo;
@@ -140,7 +143,7 @@ async function proveWayBack(preparation: Preparation, tables: readonly Published
       { purpose: 'way back', statementTimeoutMs: REACH_WITHIN_MS, ...SHORT_STATEMENTS },
       async (session) => {
         // Subscriptions that an earlier approval has left prove nothing about today.
-        await probePeer(session, conninfo, patience);
+        await probePeer(session, conninfo, patience, published[0]);
         for (const name of streamNames(migration, direction, streams)) {
           const known = { name, conninfo, publisherVersion, tables: tables.map(({ table }) => table) };
           const options = { ...known, copyData: false, enabled: false };

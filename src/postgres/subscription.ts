@@ -6,6 +6,7 @@ import { partitionTree } from './partition-tree.js';
 import { peerFailed } from './peer-failed.js';
 import { lookUpTables } from './publication.js';
 import { majorVersion, type LockRetryOptions } from './retry.js';
+import { refuseOtherPublisher } from './other-publisher.js';
 import { runSecretStatement } from './secret-statement.js';
 import { inTransaction, type Database, type Session } from './session.js';
 import { DUPLICATE_OBJECT, sqlState, UNIQUE_VIOLATION } from './sqlstate.js';
@@ -57,6 +58,7 @@ export async function ensureSubscription(
       if (await isThere(session, name)) return;
       await inTransaction(session, async () => {
         await runSecretStatement(session, statement);
+        if (shown.length > 0) await refuseOtherPublisher(session, name);
         // Its workers begin with the COMMIT.
         if (options.publisher !== undefined) await noteSubscribers(options.publisher, session, [name]);
         await session.query(`COMMENT ON SUBSCRIPTION ${ident(name)} IS 'Verdigris'`);

@@ -132,8 +132,16 @@ describe('the feed there and the feed back', () => {
         )
       ).rowCount,
     ).toBe(0);
+    // Such as localhost: it answers, and is the old side itself.
+    const itself = databases[from].peerConninfo;
+    const another = expect.objectContaining({
+      type: 'PromotionBlocked',
+      message: expect.stringMatching(/there would be no way back: .*leads to another server/) as string,
+    });
+    await expect(prepare(itself)).rejects.toEqual(another);
     await prepare(databases[to].peerConninfo);
     await expect(prepare(nowhere)).rejects.toEqual(unreachable);
+    await expect(prepare(itself)).rejects.toEqual(another);
   });
 
   const enable = (side: Side) =>

@@ -360,7 +360,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   },
   {
     rule: 'the way back is proven before every promotion',
-    edits: [edit(PREPARE, '        await probePeer(session, conninfo, patience);\n', '')],
+    edits: [edit(PREPARE, '        await probePeer(session, conninfo, patience, published[0]);\n', '')],
     test: inFeeds('no promotion begins without a way back'),
   },
   {

@@ -195,6 +195,16 @@ describe('a connection', () => {
     expect(await contents(pair.greenDb)).toMatchObject({ subscriptions: 0, slots: 0 });
   });
 
+  it("by an address that is a server's own is none, though it answers", async () => {
+    const { port, database } = pair.blueDb;
+    const own = `host=localhost port=${port} user=postgres password='${pair.blueDb.config.password}' dbname=${database}`;
+    const findings = await check({}, { green: { ...pair.green, peerConninfo: own } });
+    expect(only(findings, 'peer-connection')).toMatchObject([
+      { side: 'blue', severity: 'error', message: expect.stringContaining('it reaches itself') as string },
+    ]);
+    expect(await contents(pair.blueDb)).toMatchObject({ subscriptions: 0, slots: 0 });
+  });
+
   it('to a host that never answers is given up in time', async () => {
     const sockets: Socket[] = [];
     const silent = createServer((socket) => sockets.push(socket));

@@ -2,6 +2,7 @@ import pg from 'pg';
 import { USER_SCHEMA } from '../catalog.js';
 import { notOfExtension } from '../schema-copy/catalog-description.js';
 import type { Database, Session } from '../session.js';
+import { addressesOfConninfo, isLoopback, LIBPQ_PORT, type Addresses } from './peer-address.js';
 import { NEW_GREEN, type Found, type PairCheck, type PairContext } from './check.js';
 import { listed } from './finding.js';
 
@@ -107,31 +108,12 @@ async function leadingToBlue({ blue, green }: PairContext, servers: ForeignServe
   );
 }
 
-const LIBPQ_PORT = '5432';
-
-function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || host.startsWith('127.');
-}
-
-interface Addresses {
-  /** In lower case. */
-  readonly hosts: readonly string[];
-  readonly ports: readonly string[];
-}
-
 /** By which the worker and the other server reach a database. */
 function addressesOf({ config, peerConninfo }: Database): Addresses {
   const client = new pg.Client(config);
-  const uri = /^postgres(?:ql)?:\/\/(?:[^@/?]*@)?(\[[^\]]*\]|[^:/?]*)(?::(\d+))?/.exec(peerConninfo);
-  const ofKeyword = (name: string): string[] =>
-    [...peerConninfo.matchAll(new RegExp(`(?:^|\\s)${name}\\s*=\\s*(?:'([^']*)'|(\\S+))`, 'gi'))].map(
-      ([, quoted, plain]) => quoted ?? plain ?? '',
-    );
-  const hosts =
-    uri === null ? [...ofKeyword('host'), ...ofKeyword('hostaddr')] : [uri[1]?.replace(/^\[|\]$/g, '') ?? ''];
-  const ports = uri === null ? ofKeyword('port') : [uri[2] ?? LIBPQ_PORT];
+  const { hosts, ports } = addressesOfConninfo(peerConninfo);
   return {
-    hosts: [client.host, ...hosts].filter((host) => host !== '').map((host) => host.toLowerCase()),
+    hosts: [client.host.toLowerCase(), ...hosts].filter((host) => host !== ''),
     ports: [String(client.port), ...ports],
   };
 }
