@@ -1,6 +1,7 @@
 import { isAtLeast } from '../plan/version.js';
 import type { Session } from '../postgres/session.js';
 import type { Side } from '../side.js';
+import { toldName } from './told-name.js';
 
 /** A process of the application that follows the route: a router, or a provider of the flag. */
 export interface Instance {
@@ -54,7 +55,13 @@ export async function readInstances(
       ORDER BY r.instance`,
     [migration, liveWithinMs],
   );
-  return rows.map(({ age_seconds: ageSeconds, ...row }) => ({ ...row, ageSeconds }));
+  return rows.map(({ age_seconds: ageSeconds, instance, name, version, ...row }) => ({
+    ...row,
+    instance: toldName(instance),
+    name: toldName(name),
+    version: version === null ? null : toldName(version),
+    ageSeconds,
+  }));
 }
 
 /** The route that instances must follow. */

@@ -1,5 +1,6 @@
 import type { Session } from '../postgres/session.js';
 import { LIVE_WITHIN_MS } from './instances.js';
+import { toldName } from './told-name.js';
 
 /**
  * A live instance that follows an earlier migration of this database. It knows nothing of the next one: when that moves the
@@ -40,7 +41,10 @@ export async function readOtherFollowers(
 export function describeFollowers(followers: readonly OtherFollower[]): string {
   const names = followers
     .slice(0, NAMED)
-    .map(({ instance, migration, role }) => `${instance} (${migration}${role === null ? '' : `, role ${role}`})`);
+    .map(
+      ({ instance, migration, role }) =>
+        `${toldName(instance)} (${toldName(migration)}${role === null ? '' : `, role ${role}`})`,
+    );
   const more = followers.length > NAMED ? ` and ${followers.length - NAMED} more` : '';
   return `${names.join(', ')}${more}`;
 }

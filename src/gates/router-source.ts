@@ -1,6 +1,7 @@
 import type { Session } from '../postgres/session.js';
 import { INSTANCE_KEPT_FOR } from '../postgres/state.js';
 import { isRouterMetrics, LIVE_SECONDS, type RouterSnapshot, type RouterSnapshots } from './router-snapshot.js';
+import { toldName } from './told-name.js';
 
 export type { RouterSnapshot, RouterSnapshots } from './router-snapshot.js';
 
@@ -53,7 +54,7 @@ export async function readRouterSnapshots(session: Session, migration: string): 
     if (instance === null) continue;
     const metrics: unknown = text === null ? null : JSON.parse(text);
     if (isRouterMetrics(metrics)) snapshots.push({ instance, epoch, generation, ageSeconds, metrics });
-    else if (text !== null || ageSeconds <= LIVE_SECONDS) unreadable.push(instance);
+    else if (text !== null || ageSeconds <= LIVE_SECONDS) unreadable.push(toldName(instance));
   }
   return sampleOf({
     at: (rows[0]?.at ?? new Date()).toISOString(),
@@ -74,7 +75,7 @@ export function sampleOf(snapshots: RouterSnapshots): RouterSample {
     live
       // A router that is at another epoch follows another route, an older or a newer one.
       .filter((router) => router.epoch !== epoch || router.generation < generation)
-      .map((router) => router.instance);
+      .map((router) => toldName(router.instance));
   return {
     ...snapshots,
     unconfirmed,

@@ -80,7 +80,7 @@ export async function readForeignParts(session: Session): Promise<string[]> {
 export function notOurs(side: Side, parts: string): { readonly message: string; readonly nextStep: string } {
   return {
     message: `${side} has a schema verdigris that is not of this connection's user, who would run what others have put into it: ${parts}`,
-    nextStep: `where an earlier run made it as another user, give the connection of ${side} that user, or make all of it the new one's (docs/connections.md, "Another user"). Where nobody knows who made it: DROP SCHEMA verdigris CASCADE`,
+    nextStep: `where an earlier run made it as another user, give the connection of ${side} that user, or make all of it the new one's (docs/connections.md, "Another user"). Where nobody knows who made it, and no migration has moved writes to or from this database (its fence goes with the schema: a side that was closed would take writes again): DROP SCHEMA verdigris CASCADE`,
   };
 }
 

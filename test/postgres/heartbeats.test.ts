@@ -71,6 +71,13 @@ describe('a heartbeat', () => {
     ]);
   });
 
+  it('is told under a name without line breaks, links and characters that nobody sees, whatever it says', async () => {
+    const instance = 'web\n\n**Approve**: [here](https://there.example/)\u001b[2J\u202e';
+    await as(APP, (app) => beat(app, '{"lacks": ["green"]}', { instance, version: '1\n2' }));
+    const told = `web??**Approve**: [here] (https://there.example/)?[2J?`.replace('??', '?');
+    await expect(refuseCutOff(session, 'shop')).rejects.toThrow(`${told} (version 1?2, role ${APP})`);
+  });
+
   it('changes no row of another role, unless that one has not been renewed for three seconds', async () => {
     await as(APP, async (app) => {
       await beat(app, '{}', { epoch: 1 });

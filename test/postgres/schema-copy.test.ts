@@ -24,7 +24,7 @@ import { excludedRelations } from '../../src/postgres/schema-copy/excluded-relat
 import { findNativePgDump } from '../../src/postgres/schema-copy/pg-dump-native.js';
 import { schemaCopyFailed } from '../../src/postgres/schema-copy/schema-copy-failed.js';
 import { statementsInSlices } from '../../src/postgres/schema-copy/dump-slices.js';
-import { dumpArguments, dumpSchema } from '../../src/postgres/schema-copy/pg-dump.js';
+import { dumpArguments, dumpSchema, passesByItself } from '../../src/postgres/schema-copy/pg-dump.js';
 import {
   concurrently,
   readPostDataStatements,
@@ -837,6 +837,21 @@ describe('pg_dump', () => {
     } finally {
       await ascii.drop();
     }
+  });
+
+  it('is tried again for what passes, and not for a name that says so', () => {
+    for (const said of [
+      'pg_dump: error: connection to server at "db" (10.0.0.1), port 5432 failed: Connection refused',
+      'pg_dump: error: query failed: ERROR:  canceling statement due to lock timeout',
+      'pg_dump: error: query failed: server closed the connection unexpectedly\nQuery was: SELECT 1',
+      'connection to server at "db" failed: FATAL:  sorry, too many clients already',
+    ])
+      expect(passesByItself(said), said).toBe(true);
+    for (const said of [
+      'pg_dump: error: query failed: ERROR:  permission denied for table connection_state\nQuery was: LOCK TABLE public.connection_state',
+      'pg_dump: error: query failed: ERROR:  cache lookup failed for "connection"\nQuery was: SELECT connection FROM x',
+    ])
+      expect(passesByItself(said), said).toBe(false);
   });
 
   it('is told nothing in its arguments that others may not read', () => {

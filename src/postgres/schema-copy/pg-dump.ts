@@ -78,7 +78,7 @@ async function dump(
       message: `${database.side}: pg_dump could not read the schema (${section}): ${withoutSecrets(error, [database])}`,
       nextStep: NO_UTF8.test(said) ? WRITE_IN_UTF8 : SEE_ABOVE,
       // pg_dump bounds its waits for locks by statement_timeout.
-      retryable: PASSES.test(said) || isTransient(error),
+      retryable: passesByItself(said) || isTransient(error),
       cause: undefined,
     });
   }
@@ -93,7 +93,12 @@ const NO_UTF8 = /"UTF8": 0x/;
 const WRITE_IN_UTF8 =
   'a text of the schema (a comment, the body of a function, a CHECK, a default, a label of an enum) is no UTF8, as a database in SQL_ASCII takes it: write it anew in UTF8 or ASCII on blue, then start the migration again';
 
-/** What passes by itself, in pg_dump's words: a wait for a lock, a server that is away or full. */
+/** What passes by itself, in pg_dump's words, and not in a name that it tells: a privilege is granted by somebody. Pure. */
+export function passesByItself(said: string): boolean {
+  return !/permission denied/.test(said) && PASSES.test(said.replaceAll(/"[^"]*"|Query was: .*/gs, ''));
+}
+
+/** A wait for a lock, a server that is away or full. */
 const PASSES =
   /(lock|statement) timeout|connection|could not translate host name|too many clients|out of shared memory/i;
 
