@@ -11,11 +11,6 @@ export const LATE_RULES: readonly Mutation[] = [
     test: inFeeds('one that is enabled in the hold'),
   },
   {
-    rule: 'a side that was replaced between decision and opening is not opened',
-    edits: [edit('src/postgres/promote.ts', '    await refuseOtherServer(actors.to, promotion, epoch);\n', '')],
-    test: { file: 'test/faults/failed-over.faults.ts', name: 'between the decision and its opening' },
-  },
-  {
     rule: 'commits that are never answered are found before the hold',
     edits: [edit('src/postgres/promote.ts', '  await refuseUnansweredCommits(sessions, promotion);\n', '')],
     test: { file: 'test/faults/synchronous-standby.faults.ts', name: 'before the hold' },
