@@ -277,7 +277,7 @@ export async function carrySequencesOver(
     return [carriedPosition(shape, positionWithGap(shape, position, gap), there)];
   });
   over?.throwIfAborted();
-  await hold.within(setPositions(sessions.to, carried));
+  await hold.within(setPositions(sessions.to, carried, over));
 }
 
 /** Making a slot takes 3-4 ms, unless a transaction somewhere on its server has an xid: then writers must not wait on. */

@@ -233,8 +233,14 @@ export function isSamePosition(one: SequencePosition, other: SequencePosition | 
 }
 
 /** Sets sequences, some thousand in one transaction. `setval` is not undone by a rollback: only ever moves a closed side. */
-export async function setPositions(session: Session, positions: readonly SequencePosition[]): Promise<void> {
+export async function setPositions(
+  session: Session,
+  positions: readonly SequencePosition[],
+  over?: AbortSignal,
+): Promise<void> {
   for (const { some } of inPieces(positions, LOCKED_AT_ONCE)) {
+    // A try that is given up must set none behind a later one.
+    over?.throwIfAborted();
     await session.query(
       `SELECT setval(to_regclass(s), v, c) FROM unnest($1::text[], $2::bigint[], $3::boolean[]) AS t (s, v, c)
         WHERE to_regclass(s) IS NOT NULL`,

@@ -370,7 +370,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
   },
   {
     rule: 'sequences are carried over in the hold',
-    edits: [edit(HOLD, 'setPositions(sessions.to, carried)', 'setPositions(sessions.to, [])')],
+    edits: [edit(HOLD, 'setPositions(sessions.to, carried, over)', 'setPositions(sessions.to, [], over)')],
     test: inLongHold('keys that the old side gives out'),
   },
   {
