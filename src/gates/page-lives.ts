@@ -1,3 +1,4 @@
+import { formatDuration } from '../plan/duration.js';
 import type { RouterMetrics } from '../router/metrics-snapshot.js';
 import type { RouterSnapshot, RouterSnapshots } from './router-snapshot.js';
 import { hasFallen } from './window.js';
@@ -8,8 +9,12 @@ import { hasFallen } from './window.js';
  * stays counted.
  */
 
-/** A page that has begun anew more often in a stage is none of one process, or of one that does not stay. */
+/**
+ * A page that has begun anew more often within `RESTARTS_WITHIN_MS` is none of one process, or of one that does not stay. In
+ * a stage that lasts for a week, deployments alone come to as many: they keep nothing from passing.
+ */
 const MOST_RESTARTS = 20;
+const RESTARTS_WITHIN_MS = 3_600_000;
 /** A process that was restarted has less than this part of what it had. */
 const PART_THAT_FELL = 1 / 2;
 
@@ -26,22 +31,27 @@ export function livesAfter(before: RouterSnapshots, now: RouterSnapshots): Route
     lifeOf(
       page,
       current.find((life) => pageOf(life) === page.instance),
+      now.at,
     ),
   );
   const [names, pages] = [new Set(live.map(({ instance }) => instance)), new Set(live.map(pageOf))];
   const stale = known
     .filter(({ instance }) => !names.has(instance))
     .map((life) => (pages.has(pageOf(life)) ? { ...life, metrics: { ...life.metrics, ended: true as const } } : life));
-  const restless = live.filter(({ restarts = 0 }) => restarts > MOST_RESTARTS);
+  const restless = live.filter(({ restartedAt = [] }) => restartedAt.length > MOST_RESTARTS);
   return { ...now, live, stale, unreachable: [...(now.unreachable ?? []), ...restless.map(tooOften)] };
 }
 
-function lifeOf(page: RouterSnapshot, last: RouterSnapshot | undefined): RouterSnapshot {
+function lifeOf(page: RouterSnapshot, last: RouterSnapshot | undefined, at: string): RouterSnapshot {
   if (last === undefined) return page;
-  const { restarts = 0, instance } = last;
-  if (!beganAnew(page, last)) return restarts === 0 ? page : { ...page, instance, restarts, page: page.instance };
+  const { restarts = 0, restartedAt = [], instance } = last;
+  const lately = restartedAt.filter((moment) => Date.parse(at) - Date.parse(moment) < RESTARTS_WITHIN_MS);
+  const known = { ...page, page: page.instance };
+  if (!beganAnew(page, last)) return restarts === 0 ? page : { ...known, instance, restarts, restartedAt: lately };
   const next = restarts + 1;
-  return { ...page, instance: `${page.instance} (restarted ${next}x)`, restarts: next, page: page.instance };
+  // One more than may be is enough to know, and is all that is kept.
+  const moments = [...lately, at].slice(-(MOST_RESTARTS + 1));
+  return { ...known, instance: `${page.instance} (restarted ${next}x)`, restarts: next, restartedAt: moments };
 }
 
 /** Where several processes stand behind one page, as in a cluster, the end of one takes its part away, and no more. */
@@ -58,5 +68,5 @@ function pageOf({ page, instance }: RouterSnapshot): string {
 }
 
 function tooOften(life: RouterSnapshot): string {
-  return `the counters of ${pageOf(life)} have fallen more than ${MOST_RESTARTS} times in this stage: its process does not stay, or several are behind one address`;
+  return `the counters of ${pageOf(life)} have fallen more than ${MOST_RESTARTS} times within ${formatDuration(RESTARTS_WITHIN_MS)}: its process does not stay, or several are behind one address`;
 }

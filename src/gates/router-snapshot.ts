@@ -19,6 +19,8 @@ export interface RouterSnapshot {
   /** Of a metrics page whose process was restarted in the stage: its name, and how often it was. */
   readonly page?: string;
   readonly restarts?: number;
+  /** When that was of late, ISO 8601; left out by versions that did not keep it. */
+  readonly restartedAt?: readonly string[];
 }
 
 /** The routers of a migration at one time. Plain data, fit for storage. */

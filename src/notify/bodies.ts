@@ -10,6 +10,8 @@ export interface Told {
   readonly writesOn: string;
   readonly waiting?:
     | {
+        readonly gate?: string;
+        readonly request?: string;
         readonly answer?: string;
         readonly evidence?: readonly string[];
         readonly mayApprove?: readonly string[];
@@ -35,10 +37,23 @@ export function bodyOf(form: Notify['form'], run: ToldRun, notice: Told, links: 
   return JSON.stringify({ text: slackText(run, notice, links) });
 }
 
-/** The same of a notice whose text a receiver has refused: nothing that is long, and no SQL, command or address. */
+/**
+ * The same of a notice whose text a receiver has refused: nothing that is long, and no SQL, command or address. A question keeps
+ * its name, which is all that an answer needs.
+ */
 export function shortBodyOf(form: Notify['form'], run: ToldRun, notice: Told): string {
   const text = 'what this notice says was refused here: `verdigris status` shows it';
-  return bodyOf(form, run, { ...notice, text, waiting: undefined }, []);
+  return bodyOf(form, run, { ...notice, text, waiting: questionOf(notice) }, []);
+}
+
+function questionOf({ event, waiting }: Told): Told['waiting'] {
+  if (event !== 'approval' || waiting === undefined) return undefined;
+  const { gate, request, mayApprove } = waiting;
+  return {
+    ...(gate === undefined ? {} : { gate }),
+    ...(request === undefined ? {} : { request }),
+    ...(mayApprove === undefined ? {} : { mayApprove }),
+  };
 }
 
 /** Lines for a channel. A link that is made out to one person is not shown to all who read there. */

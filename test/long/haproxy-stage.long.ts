@@ -75,7 +75,7 @@ describe.skipIf(!isThere)('a stage behind HAProxy', () => {
     stages.closeLater(() => Promise.resolve(clearInterval(agent)));
     const context = new MockActivityEnvironment();
     const ended = stages.watchGates(plan, 50, context).catch(String);
-    await sleep(3_000);
+    await sleep(7_000);
     context.cancel();
     await ended;
     const { outcome, evidence } = await stages.judgeStage(plan, 50);

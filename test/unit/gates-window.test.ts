@@ -92,11 +92,31 @@ describe('a metrics page whose process is restarted in a stage', () => {
   });
 
   test('again and again shows nothing: several processes may be behind one address', () => {
-    const inTurns = Array.from({ length: 60 }, (_, i) => [snapshot('a', metrics(i % 2 === 0 ? 50 : 5_000))]);
+    const inTurns = Array.from({ length: 48 }, (_, i) => [snapshot('a', metrics(i % 2 === 0 ? 50 : 5_000))]);
     expect(looks(inTurns.slice(0, 10)).unreachable).toEqual([]);
     expect(looks(inTurns).unreachable).toEqual([
-      expect.stringMatching(/^the counters of a have fallen more than 20 times .* several are behind one address$/),
+      expect.stringMatching(
+        /^the counters of a have fallen more than 20 times within 1 h: .* several are behind one address$/,
+      ),
     ]);
+  });
+
+  test('every few hours of a long stage keeps it from nothing, nor do many restarts that are over', () => {
+    const at = (minutes: number): string => new Date(Date.parse(opened.at) + minutes * 60_000).toISOString();
+    const look = (last: RouterSnapshots, minutes: number, greenReads: number): RouterSnapshots =>
+      livesAfter(last, { ...sample('00', [snapshot('a', metrics(greenReads, 0, 0))]), at: at(minutes) });
+    const restartedEvery = (minutes: number, times: number, from = opened): RouterSnapshots =>
+      Array.from({ length: times }).reduce<RouterSnapshots>((last, _, i) => {
+        const kept = JSON.parse(JSON.stringify(last)) as RouterSnapshots;
+        return look(look(kept, i * minutes, 500), i * minutes + 1, 5);
+      }, from);
+    const week = restartedEvery(240, 42);
+    expect(week.unreachable).toEqual([]);
+    expect(week.live).toMatchObject([{ instance: 'a (restarted 42x)', restartedAt: [at(41 * 240 + 1)] }]);
+    const crashing = restartedEvery(2, 30);
+    expect(crashing.unreachable).toHaveLength(1);
+    expect(crashing.live[0]?.restartedAt).toHaveLength(21);
+    expect(look(crashing, 120, 7)).toMatchObject({ unreachable: [], live: [{ instance: 'a (restarted 30x)' }] });
   });
 });
 

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { notifyActivities } from '../../activities/notify.js';
 import { readLink } from '../../src/approval/link.js';
 import type { ToldRun } from '../../src/notify/bodies.js';
+import { shortBodyOf } from '../../src/notify/bodies.js';
 import { deliver, DELIVERY_LIMITS } from '../../src/notify/webhook.js';
 import { checkNotify } from '../../src/notify/preflight.js';
 import { planSchema } from '../../src/plan/schema.js';
@@ -281,6 +282,16 @@ describe('a delivery', () => {
     expect(bodies.map(({ sequence }) => sequence)).toEqual([1, 1, 1, 2]);
     expect(bodies[2]).toMatchObject({ event: 'held', text: expect.stringContaining('`verdigris status`') as string });
     expect(new Set(receiver.requests.slice(0, 3).map(({ key }) => key)).size).toBe(1);
+  });
+
+  it('of a question in a few words still says which question, and who may answer', () => {
+    const run = { name: 'shop', workflowId: 'verdigris/shop', runId: 'r1' };
+    const question = { gate: 'promote', request: 'promote-1-3f9c1a', mayApprove: ['ada'] };
+    const waiting = { ...question, answer: 'temporal workflow update', evidence: ['DROP TABLE a'] };
+    const told = { sequence: 1, text: 'writes move', at: 'T', writesOn: 'blue', waiting };
+    const short = (event: string): unknown => JSON.parse(shortBodyOf('json', run, { ...told, event }));
+    expect(short('approval')).toHaveProperty('waiting', question);
+    expect(short('held')).not.toHaveProperty('waiting');
   });
 
   it('that is refused in a few words, too, stays first in its line: such a receiver takes nothing', async () => {
