@@ -253,6 +253,21 @@ describe.skipIf(missing !== undefined)('a promotion behind two PgBouncers', () =
     await pair.expectSettled('blue');
   });
 
+  it('says that somebody has paused all of one, and leaves that alone, on the way back, too', async () => {
+    const admin = new pg.Client({ ...pair.clientOf(0), database: 'pgbouncer' });
+    await admin.connect();
+    clients.push(admin);
+    for (const from of ['blue', 'green'] as const) {
+      await admin.query('PAUSE');
+      await expect(STEPS.promote(pair.move(from))).rejects.toThrow(
+        /PgBouncer "pgbouncer_1" is paused as a whole .* RESUME without a name/,
+      );
+      await admin.query('RESUME');
+      for (const step of ['promote', 'finish'] as const) await carryOut(step, pair.move(from));
+    }
+    await pair.expectSettled('blue');
+  });
+
   it('takes a RESUME for done that somebody else was quicker with', async () => {
     const [pooler] = pair.setup.instances;
     if (pooler === undefined) throw new Error('there are two');
