@@ -32,12 +32,13 @@ export function renderExamination(
 function renderPooler(pooler: PoolerFound): string {
   const name = `PgBouncer ${pooler.connection}`;
   if (!pooler.reached) return `${name} (out of reach: ${pooler.why})`;
-  const { leadsTo, knownEntries, paused, quiet, marks } = pooler;
+  const { leadsTo, knownEntries, paused, pausedAsAWhole, quiet, marks } = pooler;
   const where = leadsTo === null ? (knownEntries ? ['leads to neither side'] : []) : [`leads to ${leadsTo}`];
-  const held = paused.length === 0 ? 'not paused' : `PAUSED: ${paused.join(', ')}`;
+  const entries = paused.length === 0 ? [] : [`PAUSED: ${paused.join(', ')}`];
+  const held = [...(pausedAsAWhole ? ['PAUSED AS A WHOLE'] : []), ...entries];
   const settings = quiet === null ? [] : [`settings of a pause (${quiet})`];
   const said = marks.map(({ entry, epoch, side, state }) => `mark ${entry}: epoch ${epoch}, ${side}, ${state}`);
-  return `${name}: ${[...where, held, ...settings, ...(said.length === 0 ? ['no mark of a run'] : said)].join('; ')}`;
+  return `${name}: ${[...where, ...(held.length === 0 ? ['not paused'] : held), ...settings, ...(said.length === 0 ? ['no mark of a run'] : said)].join('; ')}`;
 }
 
 const LIVENESS: Readonly<Record<Liveness['state'], string>> = {

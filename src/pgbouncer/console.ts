@@ -150,6 +150,33 @@ export class Console {
       .filter((pid) => pid > 0);
   }
 
+  /**
+   * Whether all of it is paused or suspended, by a command without a name: no entry shows that. Looks only.
+   *
+   * @returns undefined where that is not to be seen
+   */
+  async isPausedAsAWhole(): Promise<boolean | undefined> {
+    try {
+      const state = new Map((await this.#show('STATE')).map((row) => [text(row['key']), text(row['value'])]));
+      return state.get('active') === 'no';
+    } catch (error) {
+      if (error instanceof ConsoleRefused) return this.#refusesEveryPause();
+      throw error;
+    }
+  }
+
+  /** Before 1.19 there is no SHOW STATE: the console itself can't be paused, and why it refuses that tells the same. In small letters: no PAUSE of a move. */
+  async #refusesEveryPause(): Promise<boolean | undefined> {
+    try {
+      await this.#command(`pause ${ident('pgbouncer')}`);
+      return undefined;
+    } catch (error) {
+      if (!(error instanceof ConsoleRefused)) throw error;
+      if (/already suspended\/paused/.test(error.message)) return true;
+      return /cannot pause admin db/.test(error.message) ? false : undefined;
+    }
+  }
+
   /** Every setting, by its name. */
   async settings(): Promise<ReadonlyMap<string, string>> {
     return new Map((await this.#show('CONFIG')).map((row) => [text(row['key']), text(row['value'])]));

@@ -59,6 +59,7 @@ function diagnoseOne(pooler: Reached, asked: AskedAbout, say: Say): Finding[] {
   const { liveness } = asked;
   return [
     ...wrongSide(pooler, asked, marks, say),
+    ...(pooler.pausedAsAWhole ? [wholePause(say)] : []),
     ...pauses(pooler, liveness, marks, say),
     ...settings(pooler, liveness, marks, say),
     ...(pooler.differs === null
@@ -148,6 +149,15 @@ function settings({ quiet }: Reached, liveness: Liveness, { moving, others, firs
   if (others.length > 0) return [say('note', `${what}, of whoever is moving the writes`, `${first}look again`)];
   const when = liveness.state === 'unknown' ? 'when no run lives (--run-is-over): ' : '';
   return [say('problem', what, `${when}RELOAD, on its admin console, unless it is configured so`)];
+}
+
+/** Never a run's, which pauses its entries alone, and can't while this lasts. */
+function wholePause(say: Say): Finding {
+  return say(
+    'problem',
+    'holds all its clients: it is paused as a whole (PAUSE or SUSPEND without a name), and not by a run',
+    'ask who has paused it; then on its admin console: RESUME; without a name',
+  );
 }
 
 function pauses({ paused, knownEntries }: Reached, liveness: Liveness, marks: Marks, say: Say): Finding[] {

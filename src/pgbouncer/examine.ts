@@ -23,6 +23,8 @@ export type PoolerFound =
       readonly knownEntries: boolean;
       /** Entries that are paused: of the plan, or any. */
       readonly paused: readonly string[];
+      /** Whether all of it is paused, which no entry shows. */
+      readonly pausedAsAWhole: boolean;
       readonly marks: readonly FoundMark[];
       /** The settings of a pause, while they are in force: clients of an entry share one server connection. */
       readonly quiet: string | null;
@@ -52,7 +54,8 @@ async function examineOne(pooler: PgBouncer, setup: PgBouncers | undefined): Pro
     });
     const paused = rows.filter((row) => row.paused).map(({ name }) => name);
     const quiet = settingsOfPause(await console.settings()) ?? null;
-    const seen = { connection, reached: true, marks, quiet } as const;
+    const pausedAsAWhole = (await console.isPausedAsAWhole()) === true;
+    const seen = { connection, reached: true, marks, quiet, pausedAsAWhole } as const;
     if (setup === undefined) return { ...seen, leadsTo: null, knownEntries: false, paused, differs: null };
     const instance = new Instance(pooler, setup);
     try {

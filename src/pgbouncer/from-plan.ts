@@ -15,7 +15,7 @@ import { identityOf } from '../postgres/identity.js';
 import { compareLookups } from './user-lookup.js';
 
 /** Checks whose warnings are told again before a move, since who comes may have changed. The preflight has told the others. */
-const TOLD_AGAIN = ['pgbouncer-logins', 'pgbouncer-auth-query', 'pgbouncer-entries'];
+const TOLD_AGAIN = ['pgbouncer-logins', 'pgbouncer-auth-query', 'pgbouncer-entries', 'pgbouncer-reach'];
 
 /** Hears what stops nothing, and what people should know. */
 export interface Heard {

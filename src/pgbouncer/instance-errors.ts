@@ -27,6 +27,13 @@ export function inOtherPromotion({ connection }: PgBouncer, migrations: readonly
   });
 }
 
+/** Nobody's PAUSE of an entry is taken then, and every client waits. */
+export function pausedAsAWhole({ connection }: PgBouncer): VerdigrisError {
+  return promotionBlocked(
+    `PgBouncer "${connection}" is paused as a whole (PAUSE or SUSPEND without a name), and not by Verdigris: RESUME without a name, on its admin console, ends it`,
+  );
+}
+
 export function silent({ connection }: PgBouncer, ms: number): VerdigrisError {
   return promotionBlocked(`the console of PgBouncer "${connection}" has not answered within ${ms} ms`);
 }

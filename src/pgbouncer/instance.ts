@@ -5,7 +5,7 @@ import type { WritesAre } from '../postgres/pools.js';
 import type { Side } from '../side.js';
 import { Console, type ShownDatabase, type ShownPool } from './console.js';
 import { EntryFile } from './entry.js';
-import { inOtherPromotion, notLoaded, notWritten, silent, tooLate } from './instance-errors.js';
+import { inOtherPromotion, notLoaded, notWritten, pausedAsAWhole, silent, tooLate } from './instance-errors.js';
 import { claimsPauses, markName, movingOthers, parseMark, type Mark } from './mark.js';
 import { isSameMark, Marking } from './marking.js';
 import { SETTINGS_OF_PAUSE, settingsOfPause } from './pause-settings.js';
@@ -167,6 +167,11 @@ export class Instance {
       if (says.some((value, i) => value !== shows[i])) return `the entry "${name}" leads elsewhere`;
     }
     return undefined;
+  }
+
+  /** @throws VerdigrisError PromotionBlocked while somebody has paused all of it, which no entry shows. Looks only. */
+  async refusePausedAsAWhole(): Promise<void> {
+    if ((await (await this.control()).isPausedAsAWhole()) === true) throw pausedAsAWhole(this.pooler);
   }
 
   /** Entries whose own limits stand above those that becomeQuiet() changes for all. Looks at the file only. */

@@ -235,6 +235,7 @@ class PgBouncerPools implements Pools {
     if (paused.length > 0 && !claimsPauses(mark)) {
       throw promotionBlocked(`"${paused.join('", "')}" is paused on PgBouncer "${connection}", and not by Verdigris`);
     }
+    await instance.refusePausedAsAWhole();
     if (leadsTo !== from) {
       const where = leadsTo ?? 'neither blue nor green';
       throw promotionBlocked(`PgBouncer "${connection}" leads to ${where}, while writes are on ${from}`);

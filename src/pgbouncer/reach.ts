@@ -4,10 +4,13 @@ import { identityOf } from '../postgres/identity.js';
 import type { SeenAs } from './hba-rules.js';
 import type { PgBouncer } from './pgbouncer.js';
 
+/** It takes no more clients, which says nothing of the way to the database. Its console is open all the same. */
+export class PoolerFull extends VerdigrisError {}
+
 /**
  * Which database a client of the entry would be in: asked through PgBouncer, as the user of its admin console.
  *
- * @throws VerdigrisError ConnectionFailed, in the words of PgBouncer or of the server behind it
+ * @throws VerdigrisError ConnectionFailed, in the words of PgBouncer or of the server behind it; PoolerFull
  */
 export function identityThrough(pooler: PgBouncer, entry: string, withinMs = 5_000): Promise<string> {
   return askThrough(pooler, entry, withinMs, identityOf);
@@ -47,14 +50,30 @@ async function askThrough<T>(
     await client.connect();
     return await ask(client);
   } catch (error) {
-    throw new VerdigrisError({
-      type: 'ConnectionFailed',
-      message: `nobody gets through PgBouncer "${pooler.connection}" to its entry "${entry}": ${error instanceof Error ? error.message : String(error)}`,
-      nextStep: `see that the entry leads to the database as that machine reaches it, that pg_hba.conf lets it in, and that the user of the console is a role there, with the same password`,
-      retryable: true,
-      cause: error,
-    });
+    throw notThrough(pooler, entry, error);
   } finally {
     void client.end().catch(() => undefined);
   }
+}
+
+function notThrough({ connection }: PgBouncer, entry: string, cause: unknown): VerdigrisError {
+  const why = cause instanceof Error ? cause.message : String(cause);
+  const failed = {
+    ...({ type: 'ConnectionFailed', retryable: true, cause } as const),
+    message: `nobody gets through PgBouncer "${connection}" to its entry "${entry}": ${why}`,
+  };
+  const limit = limitOfClients(cause);
+  if (limit !== undefined) {
+    const nextStep = `raise ${limit} of that PgBouncer above what its clients open together, or let some of them leave`;
+    return new PoolerFull({ ...failed, nextStep });
+  }
+  const nextStep = `see that the entry leads to the database as that machine reaches it, that pg_hba.conf lets it in, and that the user of the console is a role there, with the same password`;
+  return new VerdigrisError({ ...failed, nextStep });
+}
+
+/** The limit of clients that PgBouncer names where it turns one away: max_client_conn, and from 1.24 on those of an entry or user. */
+function limitOfClients(error: unknown): string | undefined {
+  return error instanceof pg.DatabaseError && error.code === '08P01'
+    ? /\((max_(?:db_|user_)?client_conn(?:ections)?)\)/.exec(error.message)?.[1]
+    : undefined;
 }

@@ -101,6 +101,17 @@ describe.skipIf(!isThere)('verdigris doctor and the PgBouncers of a plan', () =>
     expect(await doctor()).not.toContain('paused, and no run');
   });
 
+  it('says that somebody has paused all of one, which no entry shows', async () => {
+    await admin(0, 'PAUSE');
+    const paused = await doctor();
+    await admin(0, 'RESUME');
+    expect(paused).toContain('PgBouncer pool_1: leads to blue; PAUSED AS A WHOLE; ');
+    expect(paused).toMatch(
+      /problem +PgBouncer "pool_1" holds all its clients: it is paused as a whole .*\n.* RESUME; without/,
+    );
+    expect(await doctor()).not.toMatch(/as a whole/i);
+  });
+
   it('of a run that lives in Temporal, whose workers have died in the hold, says how its clients go on', async () => {
     const client = await temporalClient();
     const run = { workflowId: `verdigris/${pair.migration}`, taskQueue: 'nobody-serves-this', args: [{}] };

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { readFile, writeFile } from 'node:fs/promises';
 import { connect, createServer, type AddressInfo } from 'node:net';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -190,6 +191,34 @@ describe.skipIf(missing !== undefined)('a promotion behind two PgBouncers', () =
     await pair.expectSettled('blue');
   });
 
+  it('goes back while one takes no more clients, and says that the way to blue was not tried there', async () => {
+    for (const step of ['promote', 'finish'] as const) await carryOut(step, pair.move('blue'));
+    await pair.expectSettled('green');
+    const stays = await client(0);
+    const configured = await mostClients(1);
+    const told: string[] = [];
+    const heard = {
+      mayBeRefused: (what: string) => void told.push(what),
+      unserved: () => undefined,
+      notTold: () => undefined,
+    };
+    try {
+      await STEPS.promote({ ...pair.move('green'), heard });
+      expect(told).toEqual([
+        expect.stringMatching(
+          /PgBouncer "pgbouncer_1" to its entry "orders_blue": .*\(max_client_conn\)\. Raise max_client_conn/,
+        ),
+      ]);
+      await stays.query('UPDATE accounts SET balance = balance WHERE id = 1');
+      await STEPS.finish(pair.move('green'));
+      // On the way to green nothing is in a hurry.
+      await expect(STEPS.promote(pair.move('blue'))).rejects.toThrow(/Raise max_client_conn of that PgBouncer/);
+    } finally {
+      await mostClients(configured);
+    }
+    await pair.expectSettled('blue');
+  });
+
   it('says which mark an earlier run has left whose clock was ahead, and goes on when it is removed', async () => {
     const { epoch } = await pair.whereWritesAre();
     const [pooler] = pair.setup.instances;
@@ -221,6 +250,21 @@ describe.skipIf(missing !== undefined)('a promotion behind two PgBouncers', () =
     const { rows } = await admin.query<{ name: string; paused: number }>('SHOW DATABASES');
     expect(rows.find(({ name }) => name === 'orders')?.paused).toBe(1);
     await admin.query('RESUME orders');
+    await pair.expectSettled('blue');
+  });
+
+  it('says that somebody has paused all of one, and leaves that alone, on the way back, too', async () => {
+    const admin = new pg.Client({ ...pair.clientOf(0), database: 'pgbouncer' });
+    await admin.connect();
+    clients.push(admin);
+    for (const from of ['blue', 'green'] as const) {
+      await admin.query('PAUSE');
+      await expect(STEPS.promote(pair.move(from))).rejects.toThrow(
+        /PgBouncer "pgbouncer_1" is paused as a whole .* RESUME without a name/,
+      );
+      await admin.query('RESUME');
+      for (const step of ['promote', 'finish'] as const) await carryOut(step, pair.move(from));
+    }
     await pair.expectSettled('blue');
   });
 
@@ -262,6 +306,16 @@ describe.skipIf(missing !== undefined)('a promotion behind two PgBouncers', () =
     await releaseHere();
     await pair.expectSettled('blue', [0]);
   });
+
+  /** Lets the first PgBouncer take no more clients than this, RELOADs and all. @returns how many it took before */
+  async function mostClients(most: number): Promise<number> {
+    const file = join(dirname(pair.poolers[0]?.file ?? ''), 'pgbouncer.ini');
+    const text = await readFile(file, 'utf8');
+    const setting = /^max_client_conn = (\d+)$/m;
+    await writeFile(file, text.replace(setting, `max_client_conn = ${most}`));
+    await withClient({ ...pair.clientOf(0), database: 'pgbouncer' }, (admin) => admin.query('RELOAD'));
+    return Number(setting.exec(text)?.[1]);
+  }
 
   /** Before a PgBouncer, as one of 1.23 or later is while it shuts down: who is connected goes on, and nobody comes any more. */
   async function closableFront(target: number): Promise<{ readonly port: number; stopListening(): void }> {

@@ -110,6 +110,7 @@ export class Pooler {
       paused: this.isPaused ? [ENTRY] : [],
       marks: mark === undefined ? [] : [{ entry: MARK, ...mark }],
       quiet: this.isQuiet ? QUIET : null,
+      pausedAsAWhole: false,
       differs: read(this.file).leadsTo === leadsTo ? null : `the entry "${ENTRY}" leads elsewhere`,
     };
   }
