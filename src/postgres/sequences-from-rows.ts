@@ -82,7 +82,7 @@ function withinColumns(shape: SequenceShape, filled: readonly FilledColumn[]): S
   return widest === undefined ? shape : withinColumn(shape, widest);
 }
 
-/** Of partitions only the root: its rows are theirs. */
+/** Of partitions only what no table above them fills from the same sequence: its rows are theirs. */
 async function readFilledColumns(session: Session): Promise<FilledColumn[]> {
   const { rows } = await session.query<{
     sequence_schema: string;
@@ -103,10 +103,14 @@ async function readFilledColumns(session: Session): Promise<FilledColumn[]> {
             a.attname AS column, a.attlen::int AS bytes
        FROM filled f
        JOIN pg_class s ON s.oid = f.sequence AND s.relkind = 'S' JOIN pg_namespace sn ON sn.oid = s.relnamespace
-       JOIN pg_class t ON t.oid = f.relation AND t.relkind IN ('r', 'p') AND NOT t.relispartition
+       JOIN pg_class t ON t.oid = f.relation AND t.relkind IN ('r', 'p')
        JOIN pg_namespace tn ON tn.oid = t.relnamespace
        JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = f.number
-      WHERE a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
+      WHERE NOT EXISTS (
+              SELECT FROM filled above JOIN pg_attribute aa ON aa.attrelid = above.relation AND aa.attnum = above.number
+               WHERE t.relispartition AND above.sequence = f.sequence AND above.relation <> t.oid AND aa.attname = a.attname
+                 AND above.relation IN (SELECT relid FROM pg_partition_ancestors(t.oid)))
+        AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
       ORDER BY 1, 2, 3, 4, 5`,
   );
   return rows.map((row) => ({
