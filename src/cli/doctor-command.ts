@@ -274,7 +274,8 @@ async function openWithoutGreen(
     terminal.out(`would open blue without green, and lose ${plan.loses}; add --yes to do it`);
     return EXIT.done;
   }
-  const epoch = await openBlue(databases, plan);
+  const { epoch, leaves } = await openBlue(databases, plan);
+  for (const one of leaves) terminal.out(`note    sequence ${one}`);
   terminal.out(
     `done    blue: opened at epoch ${epoch}. Lost: ${plan.loses}\nnext step: see that PgBouncers and all that does not ask the route lead to blue. If green ever comes back, it must not take writes: verdigris doctor --close --yes, before anybody reaches it`,
   );

@@ -7,11 +7,11 @@ import { TAKE_FENCE_LOCK } from '../fence.js';
 import { asActor } from '../ownership.js';
 import { retryOnLock } from '../retry.js';
 import { readWithheldSequences } from '../sequence-rights.js';
-import { moveSequencesBeyondRows } from '../sequences-from-rows.js';
 import { closeSession, inTransaction, openSession, type Database, type Databases, type Session } from '../session.js';
 import { notifyRouters, recordEvent } from '../state.js';
 import { DOCTOR, type Found, type Inventory, type Patterns } from './inventory.js';
 import { refuseLiving, type Liveness } from './liveness.js';
+import { moveSequences } from './sequences-of-blue.js';
 import { isClosed, mixUp } from './who-is-primary.js';
 
 /*
@@ -21,9 +21,6 @@ import { isClosed, mixUp } from './who-is-primary.js';
 
 /** What is written down as the end of a run whose green was lost: blue's route row alone says where writes are. */
 export const GREEN_LOST = 'greenLost';
-
-/** How many values sequences skip: green has given out some that blue has never heard of. */
-const SEQUENCE_GAP = 1_000;
 
 /** How many sequences are named. */
 const SHOWN = 8;
@@ -115,24 +112,24 @@ export async function planOpeningBlue(
  * overtaken. Green's feed ends first: it would bring old values over what is written on blue from now on. Sequences go on
  * beyond the rows. Looks before it acts; broken off, it is run again.
  *
- * @returns the epoch that blue has the writes in.
+ * @returns the epoch that blue has the writes in, and which sequences do not go beyond all of their rows, in words.
  * @throws VerdigrisError StaleEpoch when the route has moved on since the look.
  */
 export async function openBlue(
   databases: Databases,
   { migration, runId, epoch, loses, patterns }: Extract<OpenBluePlan, { refused: false }>,
-): Promise<number> {
+): Promise<{ readonly epoch: number; readonly leaves: readonly string[] }> {
   // Whoever acts on blue still loses its session.
   return asActor(databases.blue, `${DOCTOR} open`, async (blue) => {
     await recordEvent(blue, runId, 'green is gone: blue is to be opened', { epoch, loses });
     await dropSubscriptions(blue, feedName(migration, 'to_blue'));
-    await moveSequencesBeyondRows(blue, SEQUENCE_GAP, patterns);
+    const leaves = await moveSequences(blue, runId, patterns);
     const next = await retryOnLock(() => takeWritesBack(blue, migration, runId, epoch));
     // After the COMMIT, since a flag is not undone with its transaction. Blue's own row says by now that it has the writes:
     // one that is left closed here is opened by `doctor --open`.
     await blue.query('SELECT verdigris.open_fence($1, $2)', [migration, next]);
     await notifyRouters(blue);
-    return next;
+    return { epoch: next, leaves };
   });
 }
 
