@@ -113,7 +113,7 @@ async function settleHeld(sessions: SideSessions, pair: TablePair, key: KeyValue
     // Should this process stop here, the server lets the row go.
     await holder.query(
       `SELECT set_config('idle_in_transaction_session_timeout', $1, false), set_config('search_path', $2, false),
-              set_config('lc_monetary', 'C', false), ${setOnlyTables(pair.searchPath === OWN_PATH)}`,
+              ${setOnlyTables(pair.searchPath === OWN_PATH)}`,
       [String(4 * HOLD_MS), pair.searchPath],
     );
     for (let attempt = 1; attempt <= HOLDS; attempt++) {

@@ -134,7 +134,8 @@ export class SideSessions {
   }
 }
 
-/** One core at most, without compiling: the database is in use. And money has the same text, whatever the locale. */
-const GENTLE = `
-  SELECT set_config('max_parallel_workers_per_gather', '0', false), set_config('jit', 'off', false),
-         set_config('lc_monetary', 'C', false)`;
+/**
+ * One core at most, without compiling: the database is in use. lc_monetary stays as both sides have it, since what is computed
+ * from money depends on it.
+ */
+const GENTLE = `SELECT set_config('max_parallel_workers_per_gather', '0', false), set_config('jit', 'off', false)`;

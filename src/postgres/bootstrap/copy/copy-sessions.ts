@@ -118,8 +118,11 @@ export async function openTargetSession(database: Database, purpose: string, blu
   }
 }
 
-/** What openSession leaves open of the text forms: of money, which depends on the database's locale, and of xml. */
-const SAME_TEXT = `SELECT set_config('lc_monetary', 'C', false), set_config('xmloption', 'content', false)`;
+/**
+ * What openSession leaves open of the text forms: of xml. That of money depends on lc_monetary, which both sides have alike
+ * (a check of the preflight): set for the copy alone, `money::numeric` would be another amount than the trigger's.
+ */
+const SAME_TEXT = `SELECT set_config('xmloption', 'content', false)`;
 
 const encodings = new WeakMap<Session, string>();
 
