@@ -119,6 +119,15 @@ describe.each([testedVersion('pg15')])('constraints on %s', (server) => {
     expect(await shape()).toContain('t_pkey PRIMARY KEY (code, no)');
   });
 
+  it('duplicates of columns with odd names are found by the query that is told, NULLs are none', async () => {
+    await app.query(`INSERT INTO t ("Order", code) VALUES (NULL, 'a'), (NULL, 'b'), (70, 'c'), (70, 'd')`);
+    const refused = await add({ name: 't_order', unique: ['Order'] }).then(String, String);
+    const [, query = ''] = /find them by (SELECT .* HAVING count\(\*\) > 1);/s.exec(refused) ?? [];
+    const { rows } = await app.query<{ Order: number; count: string }>(query);
+    expect(rows.filter(({ Order }) => Order === 70)).toEqual([{ Order: 70, count: '2' }]);
+    expect(rows.every(({ Order }) => Order !== null)).toBe(true);
+  });
+
   it('what PostgreSQL can not do is refused with what to do instead', async () => {
     await app.query('ALTER TABLE t ADD CONSTRAINT own PRIMARY KEY (no); CREATE INDEX taken ON t (code)');
     await expect(add({ name: 'second', primaryKey: ['code'] })).rejects.toThrow(

@@ -222,7 +222,12 @@ export function planBuild({ info, on, index, name, shape, searchPath }: PlanBuil
     searchPath,
     sql: (how) => createIndexSql(info, index, { table: on.name, name }, how),
     accept: (found) => refuseAnother(name, on.name, found, on.oid, shape),
-    failed: planIndexFailed(on.name, name, index),
+    failed: planIndexFailed(
+      on.name,
+      name,
+      index,
+      info.columns.map((column) => column.name),
+    ),
   };
 }
 
