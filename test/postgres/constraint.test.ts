@@ -120,11 +120,11 @@ describe.each([testedVersion('pg15')])('constraints on %s', (server) => {
   });
 
   it('duplicates of columns with odd names are found by the query that is told, NULLs are none', async () => {
-    await app.query(`INSERT INTO t ("Order", code) VALUES (NULL, 'a'), (NULL, 'b'), (70, 'c'), (70, 'd')`);
+    await app.query(`INSERT INTO t ("Order", code) VALUES (NULL, 'a'), (NULL, 'b'), (7000, 'c'), (7000, 'd')`);
     const refused = await add({ name: 't_order', unique: ['Order'] }).then(String, String);
     const [, query = ''] = /find them by (SELECT .* HAVING count\(\*\) > 1);/s.exec(refused) ?? [];
     const { rows } = await app.query<{ Order: number; count: string }>(query);
-    expect(rows.filter(({ Order }) => Order === 70)).toEqual([{ Order: 70, count: '2' }]);
+    expect(rows.filter(({ Order }) => Order === 7000)).toEqual([{ Order: 7000, count: '2' }]);
     expect(rows.every(({ Order }) => Order !== null)).toBe(true);
   });
 
