@@ -1,5 +1,5 @@
 import { ApplicationFailure } from '@temporalio/common';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { PlanInput } from '../../src/plan/schema.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import { resumeUpdate, retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
@@ -57,7 +57,8 @@ describe.concurrent('a retirement that waits for reads behind HAProxy to leave b
     await isWaitedFor(run);
     const { looks } = pool;
     await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
-    await expect.poll(() => pool.looks, { timeout: 30_000 }).toBeGreaterThan(looks);
+    // Where tests run at once, expect.poll() does not know to which of them it belongs.
+    await vi.waitFor(() => expect(pool.looks).toBeGreaterThan(looks), { timeout: 30_000 });
     await expect(run.handle.executeUpdate(retireUpdate, { args: [WHO] })).rejects.toMatchObject({
       cause: { message: expect.stringContaining('the standby window has ended, and the run waits') as string },
     });
