@@ -1,5 +1,5 @@
 import { ApplicationFailure } from '@temporalio/common';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { MigrationReport } from '../../workflows/lib/report.js';
 import { resumeUpdate, retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
 import { DIFFERS, emptied, emptiedOnGreen, EQUAL, LOSS, NEWS, PARTITIONS } from '../support/emptied-partition.js';
@@ -93,7 +93,9 @@ describe.concurrent('a partition that may have been emptied', () => {
       }),
     );
     await until(run.handle, 'failed', (s) => /can't be compared: blue is behind/.test(s.warnings.join()));
-    await expect.poll(async () => (await timers(run)).some((s) => s > 500 && s <= 600), { timeout: 10_000 }).toBe(true);
+    await vi.waitFor(async () => expect((await timers(run)).some((s) => s > 500 && s <= 600)).toBe(true), {
+      timeout: 10_000,
+    });
     await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
     await run.handle.result();
     await replayed(run);

@@ -1,5 +1,5 @@
 import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { statusOf, until } from '../support/migration.js';
 import { failureOf } from '../support/run-end.js';
 import { replayed, ScriptedRuns, slowly, untilCancelled, type Overrides } from '../support/scripted-run.js';
@@ -134,7 +134,7 @@ describe.concurrent('a rollback that would lose writes', () => {
       loses: 'the large objects of green',
     });
     expect(status.alarms).toMatchObject([{ about: 'contents' }]);
-    await expect.poll(() => known.at(-1), { timeout: 10_000 }).toEqual(objects);
+    await vi.waitFor(() => expect(known.at(-1)).toEqual(objects), { timeout: 10_000 });
     await expect(run.handle.executeUpdate(rollbackUpdate, { args: [WHO] })).rejects.toThrow();
     await run.handle.executeUpdate(rollbackUpdate, { args: [{ ...WHO, acceptLoss: true }] });
     const report = (await run.handle.result()) as MigrationReport;
@@ -307,7 +307,7 @@ describe.concurrent('a rollback that would lose writes', () => {
     await until(run.handle, 'compared', (s) => s.rollback.loses !== undefined);
     await run.handle.cancel();
     await until(run.handle, 'waiting', (s) => s.waiting?.for === 'confirmation');
-    await expect.poll(() => brokenOff, { timeout: 90_000 }).toBeGreaterThan(0);
+    await vi.waitFor(() => expect(brokenOff).toBeGreaterThan(0), { timeout: 90_000 });
     await until(run.handle, 'told', (s) => s.waiting?.why.includes('; rows are compared again meanwhile') === true);
     expect((await failureOf(run)).cause).toBeInstanceOf(CancelledFailure);
     // The wait after that try is ten seconds.

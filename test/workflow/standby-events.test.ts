@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Context } from '@temporalio/activity';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { parsePlan } from '../../src/plan/parse.js';
 import { standbyEvents } from '../../src/plan/rules/times.js';
 import type { StandbyState } from '../../src/postgres/standby.js';
@@ -277,7 +277,7 @@ it('a comparison goes on where it was when its worker ends', { timeout: 60_000 }
   await sleep(500);
   await runs.down();
   await runs.up();
-  await expect.poll(() => passes.length, { timeout: 30_000 }).toBeGreaterThanOrEqual(2);
+  await vi.waitFor(() => expect(passes.length).toBeGreaterThanOrEqual(2), { timeout: 30_000 });
   expect(passes[1]).toBe(passes[0]);
   await until(run.handle, 'told', (s) => s.verification?.again !== undefined && s.progress.length === 0);
   await run.handle.terminate();
