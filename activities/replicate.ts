@@ -13,6 +13,7 @@ import { claimBlue, claimDatabases } from '../src/postgres/ownership.js';
 import { ensureSlot } from '../src/postgres/replication-slot.js';
 import {
   describeHeldTransactions,
+  gigabytes,
   judgeRetainedWal,
   lacksSlots,
   readRetainedWal,
@@ -187,15 +188,15 @@ function looksAtWal(
   let last: typeof known = known;
   return async (blue) => {
     const wal = await readRetainedWal(blue, names);
-    const { bytes, transactions } = wal;
     // A slot that is gone holds nothing back, which is no good news before green has been asked whether one is missing.
     const unknown = lacksSlots(wal, names) && !(await noneMissing(blue));
     // The slot that a promoted standby used is not ours to drop, and giving the run up would not free it: people are told.
     const abandoned = await readAbandonedSlot(blue, run);
-    const ofFeed = unknown ? known : judgeRetainedWal(bytes, limit, transactions);
-    const told = ofFeed === 'fine' && judgeRetainedWal(abandoned?.retainedBytes ?? 0, limit) !== 'fine';
+    const ofFeed = unknown ? known : judgeRetainedWal(wal, limit);
+    const ofAnother = { bytes: abandoned?.retainedBytes ?? 0, transactions: 0 };
+    const told = ofFeed === 'fine' && judgeRetainedWal(ofAnother, limit) !== 'fine';
     const level = told ? 'warn' : ofFeed;
-    report({ retainedBytes: bytes, limit, level });
+    report({ retainedBytes: wal.bytes, limit, level });
     if (level === 'abort') throw retainedWalExceeded(feed, wal, limit);
     if (level !== last) since = performance.now();
     last = level;
@@ -218,8 +219,7 @@ function toldWhenRefused(error: VerdigrisError): VerdigrisError {
 function describeRetainedWal(wal: HeldBack, limit: number): string {
   const held = describeHeldTransactions('blue', wal, limit, 'the run is given up');
   if (held !== undefined) return `the feed to green ${held}`;
-  const gb = (n: number): string => `${(n / 2 ** 30).toFixed(1)} GB`;
-  return `blue holds back ${gb(wal.bytes)} of WAL for green; at ${gb(limit)} (replicate.maxRetainedWal) the run is given up`;
+  return `blue holds back ${gigabytes(wal.bytes)} of WAL for green; at ${gigabytes(limit)} (replicate.maxRetainedWal) the run is given up`;
 }
 
 /**

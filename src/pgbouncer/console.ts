@@ -165,7 +165,10 @@ export class Console {
     }
   }
 
-  /** Before 1.19 there is no SHOW STATE: the console itself can't be paused, and why it refuses that tells the same. In small letters: no PAUSE of a move. */
+  /**
+   * Before 1.19 there is no SHOW STATE: the console itself can't be paused, and why it refuses that tells the same. In small
+   * letters: no PAUSE of a move.
+   */
   async #refusesEveryPause(): Promise<boolean | undefined> {
     try {
       await this.#command(`pause ${ident('pgbouncer')}`);

@@ -28,8 +28,7 @@ export async function refuseTooMuchWal(session: Session, feed: string, maxBytes:
   const names = await streamsOfRun(session, feed);
   const wal = await readRetainedWal(session, names);
   if (lacksSlots(wal, names)) throw slotsGone(feed, wal);
-  if (judgeRetainedWal(wal.bytes, maxBytes, wal.transactions) === 'abort')
-    throw retainedWalExceeded(feed, wal, maxBytes);
+  if (judgeRetainedWal(wal, maxBytes) === 'abort') throw retainedWalExceeded(feed, wal, maxBytes);
 }
 
 export interface CatchUp {

@@ -51,6 +51,11 @@ export function isAdvisoryLock(key: bigint): string {
   return `l.locktype = 'advisory' AND l.objsubid = 1 AND l.classid::bigint = ${high} AND l.objid::bigint = ${low}`;
 }
 
+/** That somebody has it alone, in this database. */
+export function isHeldAlone(key: bigint): string {
+  return `${isAdvisoryLock(key)} AND ${OF_THIS_DATABASE} AND l.granted AND l.mode = 'ExclusiveLock'`;
+}
+
 /** Who holds locks on a table, for people: process, application, client, age of the transaction, start of the query. */
 export async function whoBlocks(session: Session, table: TableName): Promise<string> {
   const { rows } = await session.query<BlockerRow>(holdersSql(`l.relation = to_regclass($1) AND ${OF_THIS_DATABASE}`), [

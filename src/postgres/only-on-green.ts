@@ -164,8 +164,8 @@ const LOOKED_AT_MS = 2_000;
 const LOCKED_MS = 1_000;
 
 /**
- * Whether a table has a row that was written since, or any row where no time is given; also where that can't be seen. Counters of the server would not tell:
- * they are lost by a crash, and by a failover.
+ * Whether a table has a row that was written since, or any row where no time is given; also where that can't be seen.
+ * Counters of the server would not tell: they are lost by a crash, and by a failover.
  */
 async function isWrittenSince(green: Session, table: Table, since: string | undefined): Promise<boolean> {
   // What inherits from it is a table of its own.

@@ -1,10 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import { briefLock } from './brief-lock.js';
 import { ident, literal } from './identifier.js';
-import { refuseOtherPublisher } from './other-publisher.js';
 import type { LockRetryOptions } from './retry.js';
 import { runSecretStatement } from './secret-statement.js';
 import { inTransaction, type Session } from './session.js';
+import { refuseOtherPublisher } from './subscription.js';
 
 /**
  * Whether the session's server reaches another one, tried with the very statement that the run uses: CREATE SUBSCRIPTION

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
 import type { Side } from '../side.js';
 import { isFenceOpen, TAKE_FENCE_LOCK } from './fence.js';
-import { isAdvisoryLock } from './locks.js';
+import { isHeldAlone } from './locks.js';
 import { asActor } from './ownership.js';
 import { BEGIN, type Database, type Session } from './session.js';
 import { FENCE_LOCK, FENCE_OPEN, readRoute } from './state.js';
@@ -82,11 +82,7 @@ const TRIES = 100;
  * alone may be about to decide.
  */
 export async function isFenceHeldAlone(session: Session): Promise<boolean> {
-  const { rowCount } = await session.query(
-    `SELECT FROM pg_locks l
-      WHERE ${isAdvisoryLock(FENCE_LOCK)} AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND l.granted AND l.mode = 'ExclusiveLock'`,
-  );
+  const { rowCount } = await session.query(`SELECT FROM pg_locks l WHERE ${isHeldAlone(FENCE_LOCK)}`);
   return rowCount !== 0;
 }
 

@@ -71,11 +71,11 @@ export type RetainedWalVerdict =
 const WARN_FROM = 0.5;
 const HOLD_FROM = 0.8;
 
-/**
- * @param limit `replicate.maxRetainedWal` of the plan, bytes
- * @param transactions as of RetainedWal. Default: none
- */
-export function judgeRetainedWal(bytes: number, limit: number, transactions = 0): RetainedWalVerdict {
+/** @param limit `replicate.maxRetainedWal` of the plan, bytes */
+export function judgeRetainedWal(
+  { bytes, transactions }: Pick<RetainedWal, 'bytes' | 'transactions'>,
+  limit: number,
+): RetainedWalVerdict {
   if (bytes >= limit || transactions >= TRANSACTIONS.abort) return 'abort';
   if (bytes >= limit * HOLD_FROM) return 'hold';
   return bytes >= limit * WARN_FROM || transactions >= TRANSACTIONS.warn ? 'warn' : 'fine';
@@ -126,6 +126,6 @@ export function retainedWalExceeded(feed: string, { bytes, transactions }: Retai
   });
 }
 
-function gigabytes(bytes: number): string {
+export function gigabytes(bytes: number): string {
   return `${(bytes / 2 ** 30).toFixed(1)} GB`;
 }

@@ -94,7 +94,7 @@ export async function lookAtStandby(
   const wayBack = { runId: run.runId, names, confirmedAt: confirmed?.at };
   const wal = await readRetainedWal(green, names);
   if (confirmed?.dropped === true) return gone('dropped', DROPPED);
-  const verdict = judgeRetainedWal(wal.bytes, limits.maxRetainedWal, wal.transactions);
+  const verdict = judgeRetainedWal(wal, limits.maxRetainedWal);
   // Before blue is asked anything: a blue that is away is what fills green's disk. Also where one of the slots is gone: the
   // others keep WAL for a feed that is dead.
   if (verdict === 'abort' && wal.slots > 0) {

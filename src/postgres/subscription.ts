@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { VerdigrisError } from '../errors.js';
 import type { TableName } from '../plan/table-name.js';
 import { briefLock } from './brief-lock.js';
 import { ident, literal } from './identifier.js';
@@ -6,7 +7,6 @@ import { partitionTree } from './partition-tree.js';
 import { peerFailed } from './peer-failed.js';
 import { lookUpTables } from './publication.js';
 import { majorVersion, type LockRetryOptions } from './retry.js';
-import { refuseOtherPublisher } from './other-publisher.js';
 import { runSecretStatement } from './secret-statement.js';
 import { inTransaction, type Database, type Session } from './session.js';
 import { DUPLICATE_OBJECT, sqlState, UNIQUE_VIOLATION } from './sqlstate.js';
@@ -69,6 +69,25 @@ export async function ensureSubscription(
     // Another worker has made it between the look and the statement.
     if (DUPLICATE.has(sqlState(error) ?? '') && (await isThere(session, name))) return;
     throw options.peer === undefined ? error : peerFailed(error, options.peer);
+  });
+}
+
+/**
+ * A publication that is not there is a warning to PostgreSQL: the subscription is made all the same, with no table. So it is
+ * where an address leads to another server than the publisher, such as `localhost`.
+ *
+ * @param name of a subscription that has been made to a publication with tables
+ * @throws VerdigrisError ConnectionFailed (retryable)
+ */
+export async function refuseOtherPublisher(session: Session, name: string): Promise<void> {
+  if ((await readSubscription(session, name))?.tables !== 0) return;
+  throw new VerdigrisError({
+    type: 'ConnectionFailed',
+    message:
+      "what is published has no table where the subscriber's server looks for it: the address by which that server reaches the other one leads to another server, or to another database",
+    nextStep:
+      'set the VERDIGRIS_CONNECTION_..._PEER of the database that is published from (docs/connections.md) where the worker runs, and restart the worker',
+    retryable: true,
   });
 }
 

@@ -106,14 +106,16 @@ it('the first stream of a feed has the name of the feed, and all names fit', () 
 });
 
 it('retained WAL warns at half of the limit, holds at four fifths, gives up at the limit', () => {
-  const verdicts = [0, 49, 50, 79, 80, 99, 100, 500].map((bytes) => judgeRetainedWal(bytes, 100));
+  const verdicts = [0, 49, 50, 79, 80, 99, 100, 500].map((bytes) => judgeRetainedWal({ bytes, transactions: 0 }, 100));
   expect(verdicts).toEqual(['fine', 'fine', 'warn', 'warn', 'hold', 'hold', 'abort', 'abort']);
 });
 
 it('transactions that no vacuum may freeze warn from a thousand million on, and give up while a server still takes writes', () => {
-  const verdicts = [0, 999_999_999, 1e9, 1_799_999_999, 1.8e9].map((age) => judgeRetainedWal(0, 100, age));
+  const verdicts = [0, 999_999_999, 1e9, 1_799_999_999, 1.8e9].map((transactions) =>
+    judgeRetainedWal({ bytes: 0, transactions }, 100),
+  );
   expect(verdicts).toEqual(['fine', 'fine', 'warn', 'warn', 'abort']);
-  expect(judgeRetainedWal(80, 100, 1e9)).toBe('hold');
+  expect(judgeRetainedWal({ bytes: 80, transactions: 1e9 }, 100)).toBe('hold');
   const wal = { bytes: 0, transactions: 1_812_345_678, walStatus: 'reserved', slots: 1 };
   expect(retainedWalExceeded('f', wal, 100).message).toMatch(/last 1,812 million transactions: at 2,147 million/);
   expect(describeHeldTransactions('blue', wal, 100, 'it ends')).toMatch(

@@ -1,5 +1,5 @@
 import type { Side } from '../../side.js';
-import { isAdvisoryLock } from '../locks.js';
+import { isHeldAlone } from '../locks.js';
 import { BEGIN, type Session } from '../session.js';
 import { LOCK_NOT_AVAILABLE, sqlState } from '../sqlstate.js';
 import { FENCE_LOCK, FENCE_OPEN, hasState, readRoute, type Route } from '../state.js';
@@ -136,9 +136,7 @@ async function readSettling(session: Session): Promise<Settling | undefined> {
   const { rows } = await session.query<Settling>(
     `SELECT a.pid, coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8 AS seconds,
             coalesce(a.wait_event = 'SyncRep', false) AS "awaitsStandby"
-       FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-      WHERE ${isAdvisoryLock(FENCE_LOCK)} AND l.granted AND l.mode = 'ExclusiveLock'
-        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())`,
+       FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE ${isHeldAlone(FENCE_LOCK)}`,
   );
   return rows[0];
 }

@@ -9,7 +9,8 @@ import type { Patterns } from './inventory.js';
 const SEQUENCE_GAP = 1_000;
 
 /**
- * Has blue's sequences go on beyond its rows, which came from a green that can't be asked any more. Where they stood is written down before: `setval` is not undone.
+ * Has blue's sequences go on beyond its rows, which came from a green that can't be asked any more. Where they stood is
+ * written down before: `setval` is not undone.
  *
  * @returns the sequences that do not go beyond all of their rows, in words
  */

@@ -80,8 +80,8 @@ async function build(
       for (const one of piece) await buildIndex(lane, one, settings);
     });
   }
-  for (const { changed, index } of planned) {
-    if (changed.info.kind === 'partitioned') await attachLeaves(context, session, changed, index);
+  for (const { changed, work } of planned) {
+    if (changed.info.kind === 'partitioned') await attachLeaves(context, session, changed, work.index);
   }
 }
 
@@ -125,7 +125,6 @@ export async function buildsAhead(context: StepContext, indexes: readonly IndexW
 interface PlannedIndex {
   readonly work: IndexWork;
   readonly changed: ChangedTable;
-  readonly index: CreateIndex;
   readonly builds: readonly SizedBuild[];
 }
 
@@ -139,7 +138,7 @@ async function plannedBuilds(
     const { table, index } = work;
     const changed = await readTable(context.session, table);
     await claim(session, context.runId, changed, index);
-    planned.push({ work, changed, index, builds: await buildsOf(session, changed, index) });
+    planned.push({ work, changed, builds: await buildsOf(session, changed, index) });
   }
   return planned;
 }

@@ -1,9 +1,8 @@
 import { VerdigrisError } from '../../errors.js';
 import { firstLine } from '../../failure-text.js';
-import { otherSide } from '../../side.js';
 import { probePeer } from '../peer-probe.js';
 import { withoutSecrets } from '../scrub.js';
-import { connectionVariable, openSession, closeSession, type Session } from '../session.js';
+import { connectionVariable, openSession, closeSession } from '../session.js';
 import { CANCELED, NO_RIGHT, sqlState } from '../sqlstate.js';
 import { systemIdentifier } from '../system-identifier.js';
 import { leadsToItself } from './peer-address.js';
@@ -41,7 +40,7 @@ async function tryToReach(from: SideContext, to: SideContext, withinMs: number):
   const session = await openSession(from.database, { purpose: 'preflight probe', statementTimeoutMs: withinMs });
   try {
     await probePeer(session, to.database.peerConninfo, { forMs: withinMs });
-    return (await reachesItself(session, from, to)) ? [itself(from, to)] : [];
+    return (await reachesItself(from, to)) ? [itself(from, to)] : [];
   } catch (error) {
     return [unreachable(from, to, error, withinMs)];
   } finally {
@@ -50,21 +49,25 @@ async function tryToReach(from: SideContext, to: SideContext, withinMs: number):
 }
 
 /** Such as `localhost`, by which the worker reaches the other one, and on the server itself leads to itself. */
-async function reachesItself(session: Session, from: SideContext, to: SideContext): Promise<boolean> {
+async function reachesItself(from: SideContext, to: SideContext): Promise<boolean> {
   const [one, other] = [await systemIdentifier(from.session), await systemIdentifier(to.session)];
   if (one === null || other === null || one === other) return false;
-  const { port } = await oneRow<{ port: string }>(session, `SELECT current_setting('port') AS port`);
+  const { port } = await oneRow<{ port: string }>(from.session, `SELECT current_setting('port') AS port`);
   return leadsToItself(to.database.peerConninfo, port);
 }
 
 function itself(from: SideContext, to: SideContext): Found {
-  const variable = `VERDIGRIS_CONNECTION_${connectionVariable(to.database.connection)}`;
   return {
     severity: 'error',
     object: to.database.connection,
     message: `the address by which the server of ${from.side} is to reach ${to.side} is that of its own machine and port: it reaches itself, and its subscription would know no table`,
-    remedy: `Set ${variable}_PEER to the address by which ${from.side}'s server reaches ${to.side}`,
+    remedy: setPeer(from, to),
   };
+}
+
+function setPeer(from: SideContext, to: SideContext): string {
+  const variable = `VERDIGRIS_CONNECTION_${connectionVariable(to.database.connection)}`;
+  return `Set ${variable}_PEER to the address by which ${from.side}'s server reaches ${to.side}`;
 }
 
 /** Somebody holds what the trial needs. */
@@ -92,13 +95,12 @@ function unreachable(from: SideContext, to: SideContext, error: unknown, withinM
           : 'Before PostgreSQL 16 only a superuser may (on managed services: their own administrator role)',
     };
   }
-  const variable = `VERDIGRIS_CONNECTION_${connectionVariable(to.database.connection)}`;
   return {
     severity: 'error',
     object: to.database.connection,
     message: `the server of ${from.side} can't reach ${to.side}: ${state === CANCELED ? `no answer within ${withinMs / 1_000} s` : reason}`,
     remedy:
-      `Set ${variable}_PEER to the address by which ${from.side}'s server reaches ${otherSide(from.side)}; ` +
+      `${setPeer(from, to)}; ` +
       `let ${to.side}'s pg_hba.conf and firewall admit it, with a user that has REPLICATION and a password`,
   };
 }

@@ -66,8 +66,7 @@ export async function hold(context: CopyContext, held: HeldSnapshots): Promise<'
   for (;;) {
     const wal = await readRetainedWal(blue, names);
     if (lacksSlots(wal, names)) throw slotsGone(names[0] ?? '', wal);
-    const verdict = judgeRetainedWal(wal.bytes, limit, wal.transactions);
-    if (verdict === 'abort') throw retainedWalExceeded(names[0] ?? '', wal, limit);
+    if (judgeRetainedWal(wal, limit) === 'abort') throw retainedWalExceeded(names[0] ?? '', wal, limit);
     await refuseOthers(blue, green, names);
     const seen = await green.ask((session) => watch.look(session));
     for (const table of seen?.tables ?? []) report(table);
