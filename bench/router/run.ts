@@ -10,13 +10,15 @@ import type { Router } from '../../src/router/index.js';
 import type { Side } from '../../src/side.js';
 import { compiledRouter } from '../compiled-router.js';
 import { exitCodeOf } from '../data/options.js';
+import { median } from '../data/statistics.js';
+import { overBothOrders } from './both-orders.js';
 import { routerOptions, type RouterBenchOptions } from './options.js';
 import { verdictOf, WORKLOADS, type Overhead, type Workload } from './targets.js';
 
 /*
  * What the router costs beside a plain pg.Pool: the same statements on the same server in the same process, with the
  * same number of callers and connections, in short rounds by turns (pool, router, router, pool, ...), so that a slower
- * moment of the machine is one of both. What is compared is the median of the rounds' pairs. CPU is that of this
+ * moment of the machine is one of both. What is compared is the median over two pairs each, one in each order. CPU is that of this
  * process alone: what is left when the machine has other things to do.
  *
  * Blue and green are two PostgreSQL 18, and green follows blue: reads on green are beside a pool to green.
@@ -177,14 +179,19 @@ async function compare(
     workload,
     pool: middle(results.pool),
     router: middle(results.router),
-    throughput: median(pairs.map(({ pool, router }) => router.perSecond / pool.perSecond)),
-    moreCpuMicroseconds: median(pairs.map(({ pool, router }) => router.cpuMicroseconds - pool.cpuMicroseconds)),
-    moreMicroseconds: median(pairs.map(({ pool, router }) => router.p50 - pool.p50)),
+    throughput:
+      overBothOrders(
+        pairs,
+        (one) => one.perSecond,
+        (router, pool) => router / pool,
+      ) ?? 0,
+    moreCpuMicroseconds: overBothOrders(pairs, (one) => one.cpuMicroseconds, difference) ?? 0,
+    moreMicroseconds: overBothOrders(pairs, (one) => one.p50, difference) ?? 0,
   };
 }
 
 function middle(all: readonly Measured[]): Measured {
-  const of = (value: (one: Measured) => number): number => median(all.map(value));
+  const of = (value: (one: Measured) => number): number => median(all.map(value)) ?? 0;
   return {
     perSecond: of((one) => one.perSecond),
     cpuMicroseconds: of((one) => one.cpuMicroseconds),
@@ -193,8 +200,8 @@ function middle(all: readonly Measured[]): Measured {
   };
 }
 
-function median(numbers: readonly number[]): number {
-  return numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)] ?? 0;
+function difference(router: number, pool: number): number {
+  return router - pool;
 }
 
 function show(compared: Compared): void {

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { benchmarkNamed } from '../../bench/benchmarks.js';
 import { exitCodeOf } from '../../bench/data/options.js';
+import { overBothOrders } from '../../bench/router/both-orders.js';
 import { routerOptions } from '../../bench/router/options.js';
 import { verdictOf, type Overhead } from '../../bench/router/targets.js';
 
@@ -35,5 +36,22 @@ describe('the benchmark of the router', () => {
       code = exitCodeOf(error);
     }
     expect(code).toBe(1);
+  });
+
+  it('compares over both orders: whoever comes second and has it easier each time gains nothing by it', () => {
+    const [first, second] = [100, 120];
+    const pairs = Array.from({ length: 80 }, (_, n) =>
+      n % 2 === 0 ? { pool: first, router: second } : { pool: second, router: first },
+    );
+    const rate = (of: typeof pairs): number | null =>
+      overBothOrders(
+        of,
+        (one) => one,
+        (router, pool) => router / pool,
+      );
+    expect(rate(pairs)).toBe(1);
+    expect(rate(pairs.slice(0, 3))).toBe(1);
+    expect(rate(pairs.slice(0, 1))).toBe(1.2);
+    expect(rate([])).toBeNull();
   });
 });
