@@ -20,6 +20,7 @@ import { planWork } from '../src/postgres/migrate/plan-work.js';
 import { describePlanRights, missingPlanRights, rolesToAsk } from '../src/postgres/plan-rights.js';
 import { releaseAll } from '../src/postgres/pools.js';
 import { preparePromotion, refuseChangedSchema } from '../src/postgres/prepare-promotion.js';
+import { replacedSinceCompared } from '../src/postgres/promotion-readiness.js';
 import { refuseLate, type Promotion } from '../src/postgres/promotion.js';
 import { retryOnLock } from '../src/postgres/retry.js';
 import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
@@ -210,8 +211,17 @@ export function decidedFor({ work, from, session }: Attempt): Promotion['decided
   };
 }
 
-/** Green's record of it goes back with green: an older comparison tells other servers as well. */
-async function comparedServers({ run, session }: Work): Promise<Since | undefined> {
+/**
+ * Green's record of it goes back with green: an older comparison tells other servers as well, and a green that knows of none
+ * is of before the first one.
+ */
+async function comparedServers({ run, session }: Work): Promise<Since> {
   const green = await session('green', 'compared', SHORT_STATEMENTS);
-  return (await readLastPass(green, run.runId))?.began;
+  const last = await readLastPass(green, run.runId);
+  if (last === undefined) {
+    throw replacedSinceCompared(
+      'green does not know that its rows were compared: it was put back from a copy of before, and may lack some of them',
+    );
+  }
+  return last.began;
 }

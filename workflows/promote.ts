@@ -1,12 +1,13 @@
 import { patched, sleep } from '@temporalio/workflow';
 import { askedAnew, expiredApproval } from './lib/approval-question.js';
 import { actFast } from './lib/activities.js';
-import { failureMessage, failureType, isCancelled } from './lib/failure.js';
+import { failureDetails, failureMessage, failureType, isCancelled } from './lib/failure.js';
 import { sparingMs } from './lib/history-room.js';
 import type { RunRef } from './lib/run-ref.js';
 import type { Saga } from './lib/saga.js';
 import type { StepOptions, Story } from './lib/story.js';
 import { firstLine } from '../src/failure-text.js';
+import type { RestartedDetails } from '../src/postgres/promotion-readiness.js';
 import type { Stage } from '../src/plan/schema.js';
 import { comparedLongAgo, comparedWithinMs, comparison, type Comparison } from './compared-ahead.js';
 import { schemaHasStayed } from './guard-schema.js';
@@ -129,6 +130,11 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
           if (!stays) why = askAgain();
           break;
         }
+        case 'restarted':
+          // What was approved still is.
+          why = null;
+          comparedAt = -1;
+          break;
         case 'poolers':
           why = ended.why;
           await untilPoolersGoOn(story, ref, lastStage);
@@ -156,10 +162,12 @@ export async function promote(story: Story, ref: RunRef, saga: Saga): Promise<vo
 /**
  * What has ended the tries; where it is not the promotion, nothing has happened, and nobody need remove anything before the
  * next ones. A gate of the last stage had failed before they could begin; the clients of poolers may still wait; a partition
- * may have been emptied since rows were compared; its window or its approval is over.
+ * may have been emptied since rows were compared, or a server started anew; its window or its approval is over.
  */
 type Ended =
-  'promoted' | { readonly by: 'gate' } | { readonly by: 'poolers' | 'emptied' | 'time'; readonly why: string };
+  | 'promoted'
+  | { readonly by: 'gate' }
+  | { readonly by: 'poolers' | 'emptied' | 'restarted' | 'time'; readonly why: string };
 
 async function endedBy(move: () => Promise<unknown>): Promise<Ended> {
   try {
@@ -169,6 +177,7 @@ async function endedBy(move: () => Promise<unknown>): Promise<Ended> {
     const type = failureType(error);
     if (type === 'GateFailed') return { by: 'gate' };
     if (type === 'PartitionEmptied') return { by: 'emptied', why: failureMessage(error) };
+    if (isOfRestarted(error)) return { by: 'restarted', why: failureMessage(error) };
     if (type === 'PoolNotReleased' && !isCancelled(error)) return { by: 'poolers', why: failureMessage(error) };
     throw error;
   }
@@ -182,6 +191,11 @@ function isBlocked(error: unknown): boolean {
 /** Whether a side was failed over or restored since rows were compared. */
 function isOfOtherServer(error: unknown): boolean {
   return failureType(error) === 'ServerReplaced';
+}
+
+/** Whether that may be the same server as before, with all its rows. */
+function isOfRestarted(error: unknown): boolean {
+  return isOfOtherServer(error) && failureDetails<Partial<RestartedDetails>>(error)?.isRestarted === true;
 }
 
 /** After so many tries in a row that a partition with another file has ended, somebody is to stop what does that. */

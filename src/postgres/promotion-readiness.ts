@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VerdigrisError } from '../errors.js';
-import { otherSide } from '../side.js';
+import { otherSide, type Side } from '../side.js';
 import { directionTo, feedName } from './feed.js';
 import { promotionBlocked } from './hold.js';
 import { longWriters, whoBlocksApply, whoChanges } from './locks.js';
@@ -8,9 +8,8 @@ import { timeMarker } from './marker.js';
 import type { Promotion } from './promotion.js';
 import type { Sessions } from './promotion-sessions.js';
 import { distanceOfHold, distanceOfMarker, measureRoundTrips, type RoundTrips } from './round-trips.js';
-import { readServerPosition } from './server-position.js';
 import type { Session } from './session.js';
-import { whyOthers } from './verify/last-pass.js';
+import { momentOf, whoRestarted, whyOthers } from './verify/last-pass.js';
 import { describeChange, readUnfencedChanges } from './unfenced-changes.js';
 
 /* When it is worth asking writers to wait: what these functions wait for would otherwise be part of the hold. */
@@ -27,14 +26,36 @@ export async function refuseReplaced(
 ): Promise<void> {
   await refuseOthers?.(main, to);
   if (comparedOn === undefined) return;
-  const [old, other] = await Promise.all([readServerPosition(main), readServerPosition(to)]);
-  const why = whyOthers(comparedOn, from === 'blue' ? { blue: old, green: other } : { blue: other, green: old });
-  if (why === undefined) return;
-  throw new VerdigrisError({
+  const [old, other] = await Promise.all([momentOf(main), momentOf(to)]);
+  const now = from === 'blue' ? { blue: old, green: other } : { blue: other, green: old };
+  const why = whyOthers(comparedOn, now);
+  if (why === undefined) return refuseRestarted(whoRestarted(comparedOn, now));
+  throw replacedSinceCompared(`${why} since rows were compared: it may lack some of them`);
+}
+
+/** All rows are compared again then. */
+export function replacedSinceCompared(message: string): VerdigrisError {
+  return new VerdigrisError({
     type: 'ServerReplaced',
-    message: `${why} since rows were compared: it may lack some of them`,
+    message,
     nextStep:
       'nothing: all rows are compared again, and the promotion is asked for anew; see that the application, too, has the server that it is to have',
+  });
+}
+
+/** What an error ServerReplaced carries where it may be the same server with all its rows: whoever has approved need not be asked. */
+export interface RestartedDetails {
+  readonly isRestarted: true;
+}
+
+function refuseRestarted(side: Side | undefined): void {
+  if (side === undefined) return;
+  const details: RestartedDetails = { isRestarted: true };
+  throw new VerdigrisError({
+    type: 'ServerReplaced',
+    message: `${side} was started anew since rows were compared: one that was put back from a copy of its volume looks the same`,
+    nextStep: 'nothing: what has changed since is compared again, and then writes move',
+    details,
   });
 }
 

@@ -1,4 +1,8 @@
+import { execFile } from 'node:child_process';
+import { existsSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { afterEach, describe, expect, it } from 'vitest';
 import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
 import { openDecided } from '../../src/postgres/doctor/open.js';
@@ -183,6 +187,63 @@ describe('a failover between the last comparison of rows and the promotion', () 
       told('blue fails over', 'rolled back: its slots are gone', began);
     },
   );
+});
+
+/** As a copy of its volume would be made, and put back: the server has the same identity, and what it has got since is gone. */
+class Volume {
+  private constructor(
+    private readonly server: EmbeddedPostgres,
+    private readonly copy: string,
+  ) {}
+
+  static async copyOf(server: EmbeddedPostgres): Promise<Volume> {
+    const volume = new Volume(server, `${server.dataDirectory} of then`);
+    await volume.whileDown(server.dataDirectory, volume.copy);
+    return volume;
+  }
+
+  async putBack(): Promise<void> {
+    await this.whileDown(this.copy, this.server.dataDirectory);
+  }
+
+  private async whileDown(from: string, to: string): Promise<void> {
+    this.server.kill('SIGINT');
+    while (existsSync(join(this.server.dataDirectory, 'postmaster.pid'))) await sleep(20);
+    rmSync(to, { recursive: true, force: true });
+    // With owners and times as they are.
+    await promisify(execFile)('cp', ['-a', from, to]);
+    await this.server.restart();
+  }
+}
+
+describe('green is put back in its place between the last comparison of rows and the promotion', () => {
+  it.each([
+    ['from a copy of its volume that lacks rows', true],
+    ['with all that it had', false],
+  ])('%s', { timeout: 600_000 }, async (_, isOld) => {
+    const began = performance.now();
+    const green = await startPostgres({ version: 18, name: 'put-back', settings: SETTINGS });
+    open.push(() => green.stop());
+    const plan = { ...PLAN, standby: { for: '30m' } };
+    const run = await atApproval({ purpose: 'put back', green: { port: green.port, password: green.password }, plan });
+    const volume = await Volume.copyOf(green);
+    // These writes are not in the copy; blue sends them only once.
+    await sleep(1_000);
+    await confirmed(run);
+    if (isOld) await volume.putBack();
+    await run.approve('promote');
+    if (!isOld) {
+      await run.watch('in the window', ({ phase }) => phase === 'standby');
+      expect((await run.look())?.warnings.join('\n')).toContain('green was started anew since rows were compared');
+      told('green is restarted', 'compared again, promoted', began);
+      return;
+    }
+    const { outcome } = await run.ended();
+    expect(outcome).toMatch(/^failed: .*differ between blue and green/s);
+    expect((await run.look())?.warnings.join('\n')).toContain('green was started anew since rows were compared');
+    expect(await run.audit('blue', 'is not followed')).toEqual([]);
+    told('green is put back from a copy', 'compared again, rolled back', began);
+  });
 });
 
 describe("green's failover between the decision and its opening, to a replica that lacks rows", () => {

@@ -100,6 +100,24 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     test: inHold('failed over since rows were compared'),
   },
   {
+    rule: 'a server that was started anew since rows were compared ends the try: it may have been put back',
+    edits: [
+      edit('src/postgres/promotion-readiness.ts', 'return refuseRestarted(whoRestarted(comparedOn, now));', 'return;'),
+    ],
+    test: inHold('was started anew since'),
+  },
+  {
+    rule: 'a blue that was put back to before the last pass has all rows compared',
+    edits: [
+      edit(
+        'src/postgres/verify/verify-tables.ts',
+        "  if (!(await sessions.onBlue((blue) => knowsPass(blue, options.runId, 'pass ended', last.id)))) return null;\n",
+        '',
+      ),
+    ],
+    test: { file: 'test/postgres/verify-changed.test.ts', name: 'where blue does not know the last pass' },
+  },
+  {
     rule: 'a blue that was replaced since its feed was looked at ends the try of the way back',
     edits: [edit('src/postgres/promotion-readiness.ts', '  await refuseOthers?.(main, to);\n', '')],
     test: { file: 'test/postgres/rollback-loss.test.ts', name: 'between the look at the feed and the hold' },

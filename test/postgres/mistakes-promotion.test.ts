@@ -226,6 +226,15 @@ describe('the hold and the decision', () => {
       expect(await routeOn(attempt.from)).toMatchObject({ writesOn: attempt.from });
     });
 
+    it.each(['blue', 'green'] as const)('%s was started anew since: nothing moves', async (side) => {
+      const comparedOn = { ...moments, [side]: { ...moments[side], started: '1700000000.5' } };
+      expect(await attempt.run({ comparedOn })).toMatchObject({
+        ...{ type: 'ServerReplaced', details: { isRestarted: true } },
+        message: expect.stringContaining(`${side} was started anew since rows were compared`) as string,
+      });
+      expect(await routeOn(attempt.from)).toMatchObject({ writesOn: attempt.from });
+    });
+
     it('are the same ones: writes move', async () => {
       expect(await attempt.run({ comparedOn: moments })).toMatchObject({ epoch: expect.any(Number) as number });
       await carryOut('finish', rig.move(attempt.from));

@@ -68,6 +68,20 @@ describe('verification of what has changed, 15 to 18', () => {
     expect(await verify({ scope: 'changed' })).toMatchObject({ scope: 'all', differingRows: 0 });
   });
 
+  it('is one of all rows where blue does not know the last pass: it was put back to before it', async () => {
+    expect(await verify({ scope: 'changed' })).toMatchObject({ scope: 'changed', differingRows: 0 });
+    await pair.blue.query(
+      `UPDATE verdigris.progress SET state = '{"ids": ["an earlier one"]}' WHERE step = 'verified' AND object = 'pass ended'`,
+    );
+    expect(await verify({ scope: 'changed' })).toMatchObject({ scope: 'all', differingRows: 0 });
+    // One that was stopped before green had noted it changes nothing.
+    await pair.blue.query(
+      `UPDATE verdigris.progress SET state = jsonb_set(state, '{ids}', '["one more"]' || (state -> 'ids'))
+        WHERE step = 'verified' AND object = 'pass ended'`,
+    );
+    expect(await verify({ scope: 'changed' })).toMatchObject({ scope: 'changed', differingRows: 0 });
+  });
+
   it('reads unchanged rows by their keys only', async () => {
     // A difference with an old xmin can't come about: the transactions that wrote it would have been seen.
     const { rows } = await pair.green.query<{ before: string }>('SELECT pg_current_xact_id()::text AS before');

@@ -291,7 +291,14 @@ describe.each([testedVersion('pg15')])('verification, %s to 18', (server) => {
         WHERE step = 'verify one' AND object = 'pass'`,
     );
     expect((await verify(['tx'], { pass: 'one' })).differingRows).toBe(1);
+    await onGreen('UPDATE tx SET amount = round(1 / 7.0, 2) WHERE id = 1');
+    expect((await verify(['tx'], { pass: 'two' })).differingRows).toBe(0);
+    await onGreen('UPDATE tx SET amount = -1 WHERE id = 1');
+    expect((await verify(['tx'], { pass: 'two' })).differingRows).toBe(0);
+    // Or blue was put back to before the pass began, and has written as much as it had then.
+    await pair.blue.query(`DELETE FROM verdigris.progress WHERE step = 'verified' AND object = 'pass begun'`);
     expect((await verify(['tx'], { pass: 'two' })).differingRows).toBe(1);
+    expect((await verify(['tx'], { pass: 'three' })).differingRows).toBe(1);
     await onGreen('UPDATE tx SET amount = round(1 / 7.0, 2) WHERE id = 1');
   });
 

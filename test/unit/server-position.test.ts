@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { whyReplaced } from '../../src/postgres/server-position.js';
-import { canTellSince } from '../../src/postgres/verify/last-pass.js';
+import { canTellSince, whoRestarted } from '../../src/postgres/verify/last-pass.js';
 
 const THEN = { system: '7301', timeline: '00000001', lsn: 'F/FFFFFFF0' };
-const NOW = { ...THEN, lsn: '10/10' };
+const NOW = { ...THEN, lsn: '10/10', started: '1700000000.5' };
 
 describe('a server is another one', () => {
   it.each([
@@ -22,5 +22,12 @@ describe('a server is another one', () => {
     expect(whyReplaced('blue', { ...THEN, system: '' }, NOW)).toBeUndefined();
     expect(whyReplaced('blue', THEN, { ...NOW, system: '' })).toBeUndefined();
     expect(canTellSince('blue', { xid: '100', ...THEN }, { xid: '200', ...NOW })).toBe(true);
+  });
+
+  it('was started anew where its start is another one, unless an earlier version has not written it down', () => {
+    const now = { blue: { xid: '200', ...NOW }, green: { xid: '300', ...NOW } };
+    expect(whoRestarted(now, now)).toBeUndefined();
+    expect(whoRestarted({ ...now, green: { ...now.green, started: '1700000000.4' } }, now)).toBe('green');
+    expect(whoRestarted({ ...now, blue: { xid: '200', ...THEN } }, now)).toBeUndefined();
   });
 });

@@ -64,6 +64,33 @@ describe.concurrent('approvals of a run', () => {
     await run.handle.terminate();
   });
 
+  it('of a promotion before which a server was started anew still counts: what has changed is compared once more', async () => {
+    let tries = 0;
+    const run = await runs.begin(
+      {
+        promote: (own, _ref, from) => {
+          if (tries++ > 0) return own.move(from);
+          throw ApplicationFailure.create({
+            ...{ message: 'green was started anew since', type: 'ServerReplaced', nonRetryable: true },
+            details: [{ isRestarted: true }],
+          });
+        },
+      },
+      { traffic: { stages: [{ percent: 1, for: '0s' }], approval: { before: ['promote'] } } },
+    );
+    await asks(run, 'promote');
+    const compared = (): number => run.log.filter((entry) => entry === '+verify').length;
+    const sofar = compared();
+    await run.handle.executeUpdate(approveUpdate, { args: [yes('ada', 'promote')] });
+    await run.saw('+watchStandby');
+    expect(compared()).toBe(sofar + 1);
+    expect((await statusOf(run.handle)).warnings).toContainEqual(
+      expect.stringContaining('green was started anew since'),
+    );
+    await replayed(run);
+    await run.handle.terminate();
+  });
+
   it('that takes its time has what was written meanwhile compared before writes move', async () => {
     const approval = { before: ['promote' as const] };
     const begin = (comparedWithin: string): Promise<ScriptedRun> =>

@@ -15,7 +15,7 @@ import type { TablePair } from './table-pair.js';
 
 /**
  * A moment in the life of a server: every transaction below is over, and what it wrote is visible. One that has replaced it
- * may lack what was compared. An earlier version has written down nothing but its timeline.
+ * may lack what was compared. An earlier version has written down less.
  */
 export interface Moment {
   /** pg_snapshot_xmin, with its epoch, as text. */
@@ -23,16 +23,20 @@ export interface Moment {
   readonly timeline: string;
   readonly system?: string;
   readonly lsn?: string;
+  /** When its postmaster was started, seconds since 1970: one that is put back in its place has been started anew. */
+  readonly started?: string;
 }
 
 /** The same, with all that is known now. */
-export type MomentNow = Moment & ServerPosition;
+export type MomentNow = Moment & ServerPosition & Required<Pick<Moment, 'started'>>;
 
 /** Where a comparison of changed rows begins. */
 export type Since = Readonly<Record<Side, Moment>>;
 
 /** The last pass: when it began, and what it compared. */
 export interface LastPass {
+  /** Blue knows it as well (`knowsPass`). An earlier version has given none. */
+  readonly id?: string;
   readonly began: Since;
   readonly tables: Readonly<Record<string, Fingerprint>>;
 }
@@ -40,9 +44,10 @@ export interface LastPass {
 export async function momentOf(session: Session): Promise<MomentNow> {
   const system = (await systemIdentifier(session)) ?? '';
   const { rows } = await session.query<Omit<MomentNow, 'system'>>(
-    `SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS xid, ${WAL_POSITION}`,
+    `SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS xid,
+            extract(epoch FROM pg_postmaster_start_time())::text AS started, ${WAL_POSITION}`,
   );
-  return { system, xid: '0', timeline: '', lsn: '0/0', ...rows[0] };
+  return { system, xid: '0', started: '', timeline: '', lsn: '0/0', ...rows[0] };
 }
 
 /** Whether what was written on a side after `then` can be told from its rows. */
@@ -54,6 +59,16 @@ export function canTellSince(side: Side, then: Moment, now: MomentNow): boolean 
 /** Why what was compared then says nothing of the servers that are there now; undefined where they are the same. */
 export function whyOthers(then: Since, now: Readonly<Record<Side, ServerPosition>>): string | undefined {
   return whyReplaced('blue', then.blue, now.blue) ?? whyReplaced('green', then.green, now.green);
+}
+
+/**
+ * Which side was started anew since `then`; undefined where none was, or where that was not written down. What is put back from
+ * a copy of its volume has the same system and timeline, and its WAL may have grown beyond its place of then.
+ */
+export function whoRestarted(then: Since, now: Readonly<Record<Side, MomentNow>>): Side | undefined {
+  return (['blue', 'green'] as const).find(
+    (side) => then[side].started !== undefined && then[side].started !== now[side].started,
+  );
 }
 
 /** How a table was compared: what its rows were compared by, and what its derived columns were held against. */
@@ -94,6 +109,34 @@ export async function readLastPass(green: Session, runId: string): Promise<LastP
 
 export async function writeLastPass(green: Session, runId: string, pass: LastPass): Promise<void> {
   await writeProgress(green, keyOf(runId), pass, true);
+}
+
+/** Passes that a blue knows, the latest first: one that was put back from what is older knows less. */
+interface KnownPasses {
+  readonly ids: readonly string[];
+}
+
+/** Written on blue as a pass begins, and once more as it ends: in between may lie a restore. */
+export type PassPoint = 'pass begun' | 'pass ended';
+
+function pointOf(runId: string, object: PassPoint): ProgressKey {
+  return { runId, step: 'verified', object };
+}
+
+/**
+ * Writes on blue that a pass has come so far. The one before stays known: whoever is stopped between this and what green notes
+ * builds on that one still.
+ */
+export async function notePass(blue: Session, runId: string, point: PassPoint, id: string): Promise<void> {
+  const known = (await readProgress<KnownPasses>(blue, pointOf(runId, point)))?.state.ids ?? [];
+  const ids = [id, ...known.filter((other) => other !== id)].slice(0, 2);
+  await writeProgress(blue, pointOf(runId, point), { ids } satisfies KnownPasses, true);
+}
+
+/** Whether blue has what it had then. An earlier version has given no id, and is believed. */
+export async function knowsPass(blue: Session, runId: string, point: PassPoint, id = ''): Promise<boolean> {
+  if (id === '') return true;
+  return (await readProgress<KnownPasses>(blue, pointOf(runId, point)))?.state.ids.includes(id) ?? false;
 }
 
 /** After a pass that found differences: they may be in rows that nobody writes any more. */

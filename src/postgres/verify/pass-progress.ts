@@ -14,6 +14,8 @@ import type { TableCut } from './table-cut.js';
 
 /** How a pass began. */
 export interface PassStart {
+  /** Random; not known where an earlier version has begun it. */
+  readonly id?: string;
   readonly began: Since;
   /** The pass whose results it builds on; null when it compares everything. */
   readonly since: LastPass | null;

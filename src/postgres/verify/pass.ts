@@ -3,7 +3,7 @@ import { rememberedFiles, rememberFiles } from '../partition-files.js';
 import { withSession, type Session } from '../session.js';
 import { cutTable, isSmall, PART_SIZE, type TableSize } from './cut-table.js';
 import { ENOUGH } from './difference.js';
-import { fingerprint, forgetLastPass, isCoveredBy, onGreen, writeLastPass, type Since } from './last-pass.js';
+import { fingerprint, forgetLastPass, isCoveredBy, notePass, onGreen, writeLastPass, type Since } from './last-pass.js';
 import { Pace } from './pace.js';
 import { together, unverified, type PassProgress, type PassStart, type SegmentState } from './pass-progress.js';
 import type { SideSessions } from './side-sessions.js';
@@ -169,8 +169,12 @@ export class Pass {
   /** What the next pass over changed rows builds on. */
   private async remember(green: Session, equal: boolean): Promise<void> {
     if (this.options.isPartial === true) return;
-    if (!equal) return forgetLastPass(green, this.options.runId);
+    const { runId } = this.options;
+    if (!equal) return forgetLastPass(green, runId);
+    const { id, began } = this.start;
+    // Blue first: what green notes is what the next pass builds on.
+    if (id !== undefined) await this.lanes[0]?.onBlue((blue) => notePass(blue, runId, 'pass ended', id));
     const tables = Object.fromEntries(this.tables.map(({ pair }) => [pair.object, fingerprint(pair)]));
-    return writeLastPass(green, this.options.runId, { began: this.start.began, tables });
+    return writeLastPass(green, runId, { ...(id === undefined ? {} : { id }), began, tables });
   }
 }

@@ -102,6 +102,11 @@ export class SideSessions {
     return [source.value, target.value];
   }
 
+  /** Runs it on blue, whichever side is written. */
+  onBlue<T>(work: (blue: Session) => Promise<T>): Promise<T> {
+    return this.on(this.sides.source.side === 'blue' ? 'source' : 'target', work);
+  }
+
   async on<T>(side: 'source' | 'target', work: (session: Session) => Promise<T>): Promise<T> {
     const session = this[side];
     const connect = (purpose: string): Promise<Session> => openSession(this.sides[side], { purpose });

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { VerdigrisError } from '../../errors.js';
 import { formatTableName, type TableName } from '../../plan/table-name.js';
 import type { Work } from '../migrate/plan-work.js';
@@ -9,7 +10,9 @@ import type { PartSize } from './cut-table.js';
 import type { Difference } from './difference.js';
 import {
   canTellSince,
+  knowsPass,
   momentOf,
+  notePass,
   onGreen,
   readLastPass,
   whyOthers,
@@ -89,7 +92,7 @@ export async function verifyTables(options: VerifyOptions): Promise<Verification
     const pairs = await readTablePairs(first, options.tables, options.work);
     const progress = await PassProgress.open(cursors, options.runId, options.pass);
     const now = await momentsOf(first, options);
-    const start = (await begun(progress, now)) ?? (await beginPass(first, progress, now, options));
+    const start = (await begun(first, progress, now, options)) ?? (await beginPass(first, progress, now, options));
     while (lanes.length < Math.min(options.parallel ?? DEFAULT_PARALLEL, Math.max(1, pairs.length * ROOM_FOR_LANES))) {
       lanes.push(await SideSessions.open({ ...options, signal }));
     }
@@ -125,9 +128,17 @@ async function momentsOf(sessions: SideSessions, options: VerifyOptions): Promis
 }
 
 /** The pass that another try has begun. A server that has been replaced since may lack rows that were compared. */
-async function begun(progress: PassProgress, now: Record<Side, MomentNow>): Promise<PassStart | undefined> {
+async function begun(
+  sessions: SideSessions,
+  progress: PassProgress,
+  now: Record<Side, MomentNow>,
+  { runId }: VerifyOptions,
+): Promise<PassStart | undefined> {
   const start = progress.start();
-  if (start === undefined || whyOthers(start.began, now) === undefined) return start;
+  if (start === undefined) return undefined;
+  // A green that was put back has its cursors of then, behind which it had all that they stand for.
+  const isKnown = await sessions.onBlue((blue) => knowsPass(blue, runId, 'pass begun', start.id));
+  if (isKnown && whyOthers(start.began, now) === undefined) return start;
   await progress.forget();
   return undefined;
 }
@@ -142,15 +153,25 @@ async function beginPass(
   const files = await sessions.on('source', (session) =>
     readPartitionFiles(session, (root) => moved.has(formatTableName(root))),
   );
-  const since = options.scope === 'changed' ? await baseOf(options, began) : null;
-  const start = { began, since, files };
+  const since = options.scope === 'changed' ? await baseOf(sessions, options, began) : null;
+  const start = { id: randomUUID(), began, since, files };
+  await sessions.onBlue((blue) => notePass(blue, options.runId, 'pass begun', start.id));
   await progress.begin(start);
   return start;
 }
 
-async function baseOf(options: VerifyOptions, now: Record<Side, MomentNow>): Promise<LastPass | null> {
+/**
+ * Green's own record goes back with a green that was put back, to a pass whose rows it had. A blue that was put back to before
+ * that pass has grown beyond its numbers of then, perhaps: what it lacks would be no change of anybody's.
+ */
+async function baseOf(
+  sessions: SideSessions,
+  options: VerifyOptions,
+  now: Record<Side, MomentNow>,
+): Promise<LastPass | null> {
   const last = await onGreen(options, (green) => readLastPass(green, options.runId));
   if (last === undefined) return null;
+  if (!(await sessions.onBlue((blue) => knowsPass(blue, options.runId, 'pass ended', last.id)))) return null;
   const { blue, green } = last.began;
   return canTellSince('blue', blue, now.blue) && canTellSince('green', green, now.green) ? last : null;
 }
