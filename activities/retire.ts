@@ -9,20 +9,30 @@ import { dropPublications, dropSlots, dropSubscriptions } from '../src/postgres/
 import { feedName } from '../src/postgres/feed.js';
 import { RefusedLogin, SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { isAway } from '../src/postgres/standby.js';
-import { hasState, readOwner, readRoute } from '../src/postgres/state.js';
-import { openingLost, refuseGivenBack } from '../src/postgres/where-writes-are.js';
-import { readProgress, writeProgress, type ProgressKey } from '../src/postgres/migrate/progress-row.js';
-import { releaseDatabase, type Run } from '../src/postgres/ownership.js';
+import { hasState } from '../src/postgres/state.js';
+import { writeProgress } from '../src/postgres/migrate/progress-row.js';
+import { releaseDatabase } from '../src/postgres/ownership.js';
 import { dropTriggers } from '../src/postgres/migrate/revert.js';
-import { stepContext } from './step-context.js';
-import type { Side } from '../src/side.js';
 import type { RunRef } from '../workflows/lib/run-ref.js';
-import { refuseReadsOnBlueOf } from './haproxy.js';
-import { performWhileGreenServes, type ActivityDependencies, type Work } from './context.js';
+import { performWhileGreenServes, watching, type ActivityDependencies, type Work } from './context.js';
+import { begunKey, isOver, lookBefore, refuseIdleGreen, saidUntouched } from './retirement-looks.js';
+import { stepContext } from './step-context.js';
 
 /** Activities of phase 8. */
 export function retireActivities(dependencies: ActivityDependencies) {
   return {
+    /**
+     * Looks whether a retirement may begin, and takes nothing down: whatever it fails by, the way back is as it was.
+     *
+     * @param epoch the one in which green has got the writes
+     * @throws ApplicationFailure what `retire` throws at its first looks
+     */
+    mayRetire: (ref: RunRef, epoch: number): Promise<void> =>
+      performWhileGreenServes(dependencies, ref, epoch, async (work) => {
+        const serving = await work.session('green', 'may it be retired?', watching(work.signal));
+        await lookBefore(work, serving, ref, dependencies.environment, epoch);
+      }),
+
     /**
      * Removes replication and triggers. Blue is left as it is, with its fence closed: whoever still writes there is
      * told so. Schema verdigris stays on both sides: routers read from it where writes are.
@@ -38,8 +48,7 @@ export function retireActivities(dependencies: ActivityDependencies) {
         // Looked at before, while writes could still go back: a HAProxy may have been restarted since. Blue still answers rightly.
         const serving = await session('green', 'retire');
         try {
-          await refuseReadsOnBlueOf(ref, dependencies.environment, serving);
-          await refuseIdleGreen(work, serving, epoch);
+          await lookBefore(work, serving, ref, dependencies.environment, epoch);
         } catch (error) {
           throw await saidUntouched(work, error);
         }
@@ -103,54 +112,6 @@ async function whyOpen({ session, run }: Work, epoch: number): Promise<string | 
   } catch {
     return undefined;
   }
-}
-
-/**
- * Without its fence a green that does not have the writes by its own row would take them all the same.
- *
- * @param since the epoch in which green has got them
- */
-async function refuseIdleGreen({ databases, run }: Work, green: Session, since: number): Promise<void> {
-  const route = await readRoute(green, run.migration);
-  if (route === undefined) return;
-  refuseGivenBack(databases, { side: route.writesOn, epoch: route.epoch }, since);
-  const lost = openingLost(databases, 'green', route, since);
-  // Somebody has to open it: the run says so, and is resumed then.
-  if (lost !== undefined) throw lost.asLastWord();
-}
-
-/** What a retirement that ends before it has taken anything down tells the run. */
-export interface RetirementRefused {
-  readonly untouched: true;
-}
-
-/** Written on a side before anything is taken from it. */
-function begunKey({ runId }: Run): ProgressKey {
-  return { runId, step: 'retire', object: 'begun' };
-}
-
-/** A look that fails with something to be mended says whether the way back is there still: also one of an earlier attempt. */
-async function saidUntouched({ session, run }: Work, error: unknown): Promise<unknown> {
-  if (!(error instanceof VerdigrisError) || error.retryable || error.type === 'WritesOnBlue') return error;
-  const hasBegun = async (side: Side): Promise<boolean> => {
-    const on = await session(side, 'retire', SHORT_STATEMENTS);
-    if (!(await hasState(on))) return false;
-    // A worker of an earlier version wrote down the end alone.
-    return (await isOver(on)) || (await readProgress(on, begunKey(run))) !== undefined;
-  };
-  try {
-    if ((await hasBegun('green')) || (await hasBegun('blue'))) return error;
-  } catch {
-    return error;
-  }
-  const details: RetirementRefused = { untouched: true };
-  return error.withDetails({ ...(typeof error.details === 'object' ? error.details : {}), ...details });
-}
-
-/** Done by an earlier attempt. */
-async function isOver(session: Session): Promise<boolean> {
-  const owner = await readOwner(session);
-  return owner !== undefined && owner.outcome !== null;
 }
 
 /**

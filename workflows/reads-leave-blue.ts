@@ -1,14 +1,10 @@
-import { condition, patched } from '@temporalio/workflow';
+import { patched } from '@temporalio/workflow';
 import { actOpening } from './lib/activities.js';
 import { failureMessage, failureType, isCancelled } from './lib/failure.js';
-import { spareHistory } from './lib/history-room.js';
 import type { RunRef } from './lib/run-ref.js';
-import { answerWith, type Story } from './lib/story.js';
+import type { Story } from './lib/story.js';
 import { whileNotPaused } from './lib/while-not-paused.js';
-
-/** The waits between two looks, twice as long each time: a pool may keep its connections for days. */
-const FIRST_WAIT_MS = 5_000;
-const LONGEST_WAIT_MS = 3_600_000;
+import { FIRST_WAIT_MS, nextWaitMs, untilNextLook } from './retirement-waits.js';
 
 /**
  * Returns when nobody reads on blue through a HAProxy, nor would after a restart: retired, blue would answer with ever
@@ -19,17 +15,16 @@ export async function untilReadsHaveLeftBlue(story: Story, ref: RunRef): Promise
   if (ref.plan.traffic.haproxy === undefined) return;
   if (!patched('reads leave blue while the standby window is watched')) return;
   const { run } = story;
-  for (let waitMs = FIRST_WAIT_MS; ; waitMs = Math.min(2 * waitMs, LONGEST_WAIT_MS)) {
+  for (let waitMs = FIRST_WAIT_MS; ; waitMs = nextWaitMs(waitMs)) {
     await story.untilNotPaused();
     const { resumes } = run;
     const left = await whyReadsAreOnBlue(story, ref);
     if (left === null) break;
-    const why = `the retirement waits: ${left}`;
-    run.warn([why]);
-    if (run.status.waiting?.why !== why) run.waitFor({ for: 'resume', why, answer: answerWith(run, 'resume') });
-    const isAsked = (): boolean => run.paused || run.resumes > resumes;
-    await condition(isAsked, waitMs, { summary: 'do reads still go to blue? Look again' });
-    await spareHistory();
+    await untilNextLook(run, `the retirement waits: ${left}`, {
+      resumes,
+      waitMs,
+      summary: 'do reads still go to blue? Look again',
+    });
   }
   run.waitFor(null);
 }

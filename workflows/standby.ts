@@ -41,11 +41,17 @@ export async function standby(story: Story, ref: RunRef): Promise<void> {
 
 /** Until the watch has stopped, a pause was accepted, and an approval may have ended: the one step that can't be taken back waits. */
 export async function untilItMayRetire(story: Story, ref: RunRef, watch: () => Promise<void>): Promise<void> {
-  const { run } = story;
-  const waits = (): boolean => run.paused || run.approvalExpired('retire') !== undefined;
-  while (waits() && patched('what comes while the watch of the standby window ends keeps the retirement')) {
+  while (
+    isKeptByPeople(story) &&
+    patched('what comes while the watch of the standby window ends keeps the retirement')
+  ) {
     await beside(watch, () => untilRetirementIsApproved(story, ref));
   }
+}
+
+/** Whether the run is paused, or what was approved does not count any more. */
+export function isKeptByPeople({ run }: Story): boolean {
+  return run.paused || run.approvalExpired('retire') !== undefined;
 }
 
 /** What is watched as long as there is a way back. */

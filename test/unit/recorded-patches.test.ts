@@ -58,6 +58,8 @@ const NOT_RECORDED: Readonly<Record<string, string>> = {
   'people are told when the gates of a stage that has passed say nothing any more':
     'replayed by test/long/gate-outcomes.long.ts',
   'a retirement that has taken nothing down may be rolled back': 'replayed by test/workflow/reads-leave-blue.test.ts',
+  'a retirement is looked at before it begins': 'replayed by test/workflow/reads-leave-blue.test.ts',
+  'a retirement that fails again and again is told': 'replayed by test/workflow/reads-leave-blue.test.ts',
   'what keeps the tries of a promotion from being ended is told': 'replayed by test/long/late-decisions.long.ts',
 };
 

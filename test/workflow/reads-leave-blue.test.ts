@@ -2,7 +2,7 @@ import { ApplicationFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { PlanInput } from '../../src/plan/schema.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
-import { resumeUpdate, retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
+import { pauseUpdate, resumeUpdate, retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
 import { statusOf, until } from '../support/migration.js';
 import { replayed, ScriptedRuns, type ScriptedRun } from '../support/scripted-run.js';
 
@@ -77,6 +77,76 @@ describe.concurrent('a retirement that waits for reads behind HAProxy to leave b
     expect(run.log).not.toContain('+retire');
     await replayed(run);
   });
+});
+
+/** A run whose standby window is over, while green can't be reached. */
+async function beginAway(): Promise<{ run: ScriptedRun; back: () => void }> {
+  let isAway = true;
+  const mayRetire = (): void => {
+    if (isAway) throw ApplicationFailure.retryable("green can't be reached\nNext step: mend it", 'ConnectionFailed');
+  };
+  const run = await runs.begin({ mayRetire }, { standby: { for: '1s' } });
+  await until(run.handle, 'told', (s) => s.phase === 'retire' && s.waiting?.for === 'resume');
+  return { run, back: () => (isAway = false) };
+}
+
+describe.concurrent('a retirement that meets what may pass', () => {
+  it('at its first look is told, takes nothing down, and may be rolled back, while the feed is watched', async () => {
+    const { run, back } = await beginAway();
+    const { waiting, rollback } = await statusOf(run.handle);
+    expect(waiting?.why).toContain("the retirement waits: green can't be reached");
+    expect(rollback.safe).toBe(true);
+    await run.saw('+watchStandby', 2);
+    back();
+    await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
+    expect(((await run.handle.result()) as MigrationReport).outcome).toBe('rolledBack');
+    expect(run.log).not.toContain('+retire');
+    await replayed(run);
+  });
+
+  it('at its first look is looked at again by itself, and goes on', async () => {
+    const { run, back } = await beginAway();
+    back();
+    expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
+    expect(run.log.filter((one) => one === '+retire')).toHaveLength(1);
+    await replayed(run);
+  });
+
+  it('at its first look may be paused: it takes nothing down before it is resumed', async () => {
+    const { run, back } = await beginAway();
+    await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
+    back();
+    await until(run.handle, 'paused', (s) => s.waiting?.why.includes('paused') === true);
+    expect(run.log).not.toContain('+retire');
+    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
+    expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
+    await replayed(run);
+  });
+});
+
+describe.concurrent('a retirement that has begun', () => {
+  it(
+    'and fails again and again is told with what it meets, and ends when that is over',
+    { timeout: 120_000 },
+    async () => {
+      let isHeld = true;
+      const retire = (): null => {
+        if (isHeld) throw ApplicationFailure.retryable('the slot verdigris_x is held by pid 7', 'LockNotHad');
+        return null;
+      };
+      const run = await runs.begin({ retire }, { standby: { for: '1s' } });
+      const { waiting, alarms } = await until(run.handle, 'told', (s) => s.waiting?.why.includes('pid 7') === true);
+      expect(waiting).toMatchObject({ for: 'retry', why: expect.stringContaining('is not finished') as string });
+      expect(alarms).toMatchObject([{ about: 'retirement', state: 'unfinished' }]);
+      await expect(run.handle.executeUpdate(rollbackUpdate, { args: [WHO] })).rejects.toMatchObject({
+        cause: { message: expect.stringContaining('the retirement has begun') as string },
+      });
+      isHeld = false;
+      expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
+      expect((await statusOf(run.handle)).alarms).toEqual([]);
+      await replayed(run);
+    },
+  );
 });
 
 /** A run whose retirement ends at its first look: green was replaced right then. */

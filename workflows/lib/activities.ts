@@ -71,6 +71,11 @@ export function actOpening(summary: string): Activities {
   });
 }
 
+/** For what is tried until it is done, in rounds of so many tries: after each of them the run says what the last one has met. */
+export function actUpTo(summary: string, maximumAttempts: number): Activities {
+  return proxyActivities<Activities>({ ...POLICY, retry: { ...POLICY.retry, maximumAttempts }, summary });
+}
+
 /** For compensations: they run to their end, but one that can't succeed must not keep the others from running. */
 export function actBounded(summary: string): Activities {
   return proxyActivities<Activities>({

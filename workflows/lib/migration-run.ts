@@ -112,7 +112,7 @@ export class MigrationRun {
   readersOfBlue: readonly string[] = [];
   /** What the retirement has left on a blue that was out of reach; null when nothing. */
   leftOnBlue: string | null = null;
-  /** From here on replication is taken down: no way back. */
+  /** Set while replication is taken down, and since: no way back. */
   retiring = false;
   /** Told after each change; set by the workflow. */
   onChange: () => void = () => undefined;
@@ -447,7 +447,8 @@ export class MigrationRun {
           ? undefined
           : 'the run is not paused';
       case 'rollback':
-        if (this.retiring) return 'replication has been taken down: there is no way back any more';
+        if (this.retiring)
+          return 'the retirement has begun: replication is being taken down, and there is no way back any more';
         return this.#state.rollback.loses === undefined || this.#isForTheWayBackToSay || acceptsLoss(payload)
           ? malformedAcceptance(payload)
           : `a rollback would lose ${this.#state.rollback.loses}. ${HOW_TO_ACCEPT}`;

@@ -56,7 +56,17 @@ export interface Held {
 /** Something that a person should look at now. */
 export interface Alarm {
   readonly about:
-    'gates' | 'WAL' | 'finish' | 'feed' | 'rows' | 'schema' | 'blueSchema' | 'contents' | 'history' | 'clients';
+    | 'gates'
+    | 'WAL'
+    | 'finish'
+    | 'feed'
+    | 'rows'
+    | 'schema'
+    | 'blueSchema'
+    | 'contents'
+    | 'history'
+    | 'clients'
+    | 'retirement';
   /** The state that it is in: a new one is told again, other words for the same one are not. */
   readonly state: string;
   readonly why: string;
