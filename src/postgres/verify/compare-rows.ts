@@ -1,6 +1,6 @@
 import { keyInRow, keyTexts, type KeyValues } from '../migrate/key-range.js';
 import { ENOUGH, LISTED, type RowDifference } from './difference.js';
-import { differingColumns, settleRows } from './settle-rows.js';
+import { differingColumns, settleRows, together } from './settle-rows.js';
 import type { SideSessions } from './side-sessions.js';
 import { fromTable, type TablePair } from './table-pair.js';
 
@@ -100,12 +100,16 @@ async function candidatesIn(sessions: SideSessions, pair: TablePair, rows: Rows)
       `SELECT ${keyTexts(pair.key)}, ${pair.rowHash}::text AS hash ${fromTable(pair)} WHERE ${rows.where}`,
       [...rows.values],
     );
-    return new Map(
-      found.rows.map((row) => {
-        const key = keyInRow(pair.key, row);
-        return [JSON.stringify(key), { key, hash: row.hash }];
-      }),
-    );
+    const all = new Map<string, { readonly key: KeyValues; hash: string }>();
+    for (const row of found.rows) {
+      const key = keyInRow(pair.key, row);
+      const text = JSON.stringify(key);
+      const same = all.get(text);
+      if (same === undefined) all.set(text, { key, hash: row.hash });
+      // Nothing may keep the key unique here any more.
+      else same.hash = together([...same.hash.split('+'), row.hash]);
+    }
+    return all;
   });
   const candidates: KeyValues[] = [];
   for (const [text, { key, hash }] of source) if (target.get(text)?.hash !== hash) candidates.push(key);

@@ -30,10 +30,16 @@ const KEYS_AT_ONCE = 500;
 const HOLD_MS = 250;
 const HOLDS = 5;
 
-/** A row as it was at one moment. */
+/** A row as it was at one moment; several where a key that nothing keeps unique is there more than once. */
 export interface Version {
   readonly hash: string;
   readonly xmin: string;
+  readonly rows: number;
+}
+
+/** The rows of one key as one version, in whatever order they were read. */
+export function together(hashes: readonly string[]): string {
+  return hashes.length === 1 ? (hashes[0] ?? '') : hashes.toSorted().join('+');
 }
 
 /** The versions of the rows with these keys, in the order of the keys; undefined for a row that is not there. */
@@ -45,16 +51,24 @@ export async function versions(
 ): Promise<(Version | undefined)[]> {
   const names = pair.key.map((_, i) => `k${i}`);
   const where = pair.key.map((column, i) => `${ident(column.name)} = ${keyValue(column, `verdigris_wanted.k${i}`)}`);
-  const { rows } = await session.query<Version & { n: number }>(
+  const { rows } = await session.query<{ n: number; xmin: string; hash: string }>(
     `SELECT verdigris_wanted.n::int AS n, found.xmin, found.hash
        FROM unnest(${names.map((_, i) => `$${i + 1}::text[]`).join(', ')}) WITH ORDINALITY AS verdigris_wanted (${names.join(', ')}, n)
       CROSS JOIN LATERAL (SELECT ${ident(pair.table.name)}.xmin::text AS xmin, ${pair.rowHash}::text AS hash
                             ${fromTable(pair)} WHERE ${where.join(' AND ')} ${lock}) found`,
     pair.key.map((_, i) => keys.map((key) => key[i] ?? '')),
   );
-  const found: (Version | undefined)[] = keys.map(() => undefined);
-  for (const { n, xmin, hash } of rows) found[n - 1] = { xmin, hash };
-  return found;
+  const found = keys.map((): { xmin: string; hash: string }[] => []);
+  for (const { n, ...row } of rows) found[n - 1]?.push(row);
+  return found.map((same) =>
+    same.length === 0
+      ? undefined
+      : {
+          hash: together(same.map(({ hash }) => hash)),
+          xmin: together(same.map(({ xmin }) => xmin)),
+          rows: same.length,
+        },
+  );
 }
 
 /** Says which of the rows differ. Rows that agree by now are left out. */
@@ -102,8 +116,9 @@ async function settleSome(
 }
 
 function kindOf(source: Version | undefined, target: Version | undefined): RowDifference['kind'] {
-  if (target === undefined) return 'missing';
-  return source === undefined ? 'extra' : 'different';
+  const more = (target?.rows ?? 0) - (source?.rows ?? 0);
+  if (more === 0) return 'different';
+  return more < 0 ? 'missing' : 'extra';
 }
 
 /** The last resort for a row that is never the same twice: its writers wait for one marker. */
