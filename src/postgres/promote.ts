@@ -27,6 +27,7 @@ import {
 import { openAndLetGo, openNewSide, refuseOtherServer } from './promotion-opening.js';
 import { decisionAfterLostAnswer, decisionSoFar, isDecidedByAnother } from './promotion-outcome.js';
 import {
+  refuseNewBacklog,
   refuseReplaced,
   TooFarBehind,
   waitForNoUnfencedChanges,
@@ -179,6 +180,7 @@ async function prepareTry(sessions: Sessions, promotion: PromotionTry, epoch: nu
   const apart = await areApart(sessions);
   await promotion.lastLook?.();
   await lookForEmptied(sessions, promotion);
+  if (promotion.acceptLoss !== true) await refuseNewBacklog(sessions, promotion);
   return { ...promotion, epoch, sequences, apart };
 }
 

@@ -92,6 +92,26 @@ export async function waitForShortLag(
   throw await notClose(sessions.to, promotion, best, pace);
 }
 
+/** Long enough for a look at what a new backlog is not: a slow COMMIT, the worker's distance. */
+const LOOKS_ONCE_MORE_MS = 1_000;
+
+/**
+ * What is looked at and waited for before a hold takes seconds, up to half a minute: a job on the old side may have committed
+ * its rows since. The next try waits for them.
+ *
+ * @throws VerdigrisError PromotionBlocked
+ */
+export async function refuseNewBacklog(sessions: Pick<Sessions, 'aside' | 'to'>, promotion: Promotion): Promise<void> {
+  try {
+    await waitForShortLag(sessions, promotion, LOOKS_ONCE_MORE_MS);
+  } catch (error) {
+    if (!(error instanceof TooFarBehind)) throw error;
+    const { what: message, nextStep } = error;
+    // Nothing for people: no loss is offered for what passes.
+    throw new VerdigrisError({ type: 'PromotionBlocked', message, nextStep, cause: error });
+  }
+}
+
 /** What of a hold is no backlog: the shortest round trips seen, and the quickest COMMIT of a row on the old side, ms. */
 interface Pace extends RoundTrips {
   readonly commitMs: number;

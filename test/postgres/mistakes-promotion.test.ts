@@ -167,6 +167,25 @@ describe('the hold and the decision', () => {
 
   transactionsPastTheFence(() => rig, 'one way');
 
+  it('a backlog that comes while a try is prepared ends it, and nobody waits for it', async () => {
+    const attempt = await WatchedTry.prepare(rig);
+    const to = otherSide(attempt.from);
+    let paused = 0;
+    const pools = { ...NO_POOLS, pause: () => Promise.resolve(void paused++) };
+    await rig.on(to, async (holder) => {
+      const lastLook = async (): Promise<void> => {
+        await holder.query('BEGIN; LOCK TABLE public.accounts');
+        await rig.on(attempt.from, (writer) => writer.query(`INSERT INTO public.accounts VALUES (${++account}, 0)`));
+      };
+      expect(await attempt.run({ lastLook, pools })).toMatchObject({
+        type: 'PromotionBlocked',
+        message: expect.stringContaining(`${to} is too far behind`) as string,
+      });
+    });
+    expect(paused).toBe(0);
+    await attempt.close();
+  });
+
   it('a partition that was emptied since rows were compared stops it, also right before the lock; what was emptied before does not', async () => {
     const parted = `CREATE TABLE public.parted (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE public.part PARTITION OF public.parted DEFAULT`;
     for (const side of ['blue', 'green'] as const) await rig.on(side, (client) => client.query(parted));

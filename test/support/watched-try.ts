@@ -55,7 +55,7 @@ export class WatchedTry {
   /** Tries. @returns what it came to, also when that is an error. */
   run(
     limits: Partial<
-      Pick<PromotionTry, 'maxHoldMs' | 'lockTimeoutMs' | 'comparedPartitions' | 'comparedOn' | 'pools'>
+      Pick<PromotionTry, 'maxHoldMs' | 'lockTimeoutMs' | 'comparedPartitions' | 'comparedOn' | 'lastLook' | 'pools'>
     > = {},
   ): Promise<Promoted | Error> {
     const { migration, tables } = this.rig.move(this.from);
