@@ -470,7 +470,7 @@ export const PROMOTION_RULES: readonly Mutation[] = [
     edits: [
       edit('activities/context.ts', '    await refuseWhileBlueServes(own.databases, own.run, epoch);\n', ''),
       edit(
-        'activities/retire.ts',
+        'activities/retirement-looks.ts',
         '  refuseGivenBack(databases, { side: route.writesOn, epoch: route.epoch }, since);\n',
         '',
       ),
