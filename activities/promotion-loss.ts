@@ -8,7 +8,7 @@ import type { Run } from '../src/postgres/ownership.js';
 import { readServerPosition } from '../src/postgres/server-position.js';
 import { SHORT_STATEMENTS, type Session } from '../src/postgres/session.js';
 import { describeLoss, readConfirmed } from '../src/postgres/standby-loss.js';
-import { whyFeedIsDead, type DeadFeed } from '../src/postgres/standby.js';
+import { whyFeedIsDead, type DeadFeed } from '../src/postgres/dead-feed.js';
 import { unmovedOnGreen } from '../src/postgres/unmoved-contents.js';
 import { within } from '../src/timing.js';
 import { isAccepted, isHelpedByLoss, NOT_COUNTED } from '../workflows/lib/loss.js';

@@ -1,7 +1,7 @@
 import { VerdigrisError } from '../errors.js';
 import { whyBlueIsOpen } from './blue-is-open.js';
 import { brokenSubscription, countErrors, follow, replacedSince } from './blue-follows.js';
-import { errorsSince } from './error-count.js';
+import { DROPPED, FAILS_AGAIN, failsAgain, SLOT_GONE } from './dead-feed.js';
 import { reasonOf } from '../failure-text.js';
 import { dropSlots } from './feed-objects.js';
 import { feedName } from './feed.js';
@@ -18,7 +18,7 @@ import { readRoute } from './state.js';
 import { streamsOfRun } from './streams.js';
 import { countMissed } from './subscription.js';
 import { describeSynchronous, readSynchronousFeeds } from './synchronous-standbys.js';
-import { markAway, whyTaken } from './taken-feed.js';
+import { markAway } from './taken-feed.js';
 import { whyNotOpened } from './where-writes-are.js';
 
 /**
@@ -68,6 +68,19 @@ export interface StandbyLimits {
   readonly epoch?: number;
 }
 
+/** One look at the standby window. */
+interface Look {
+  readonly green: Session;
+  readonly run: Run;
+  readonly limits: StandbyLimits;
+  readonly signal: AbortSignal;
+  readonly feed: string;
+  /** The streams of the feed. */
+  readonly names: readonly string[];
+  /** The last moment at which blue had everything; undefined where none is known. */
+  readonly confirmed: Confirmed | undefined;
+}
+
 /**
  * Looks at green, and at the feed from there to blue, once: its worst stream counts. A feed that has held back too much WAL
  * is dropped here: it would fill the disk of the server that takes the writes. When blue has everything, that moment is
@@ -80,93 +93,115 @@ export async function lookAtStandby(
   limits: StandbyLimits,
   signal: AbortSignal,
 ): Promise<StandbyState> {
-  const feed = feedName(run.migration, 'to_blue');
   const lacking = whyNotOpened('green', await readRoute(green, run.migration), limits.epoch);
-  if (lacking !== undefined) {
-    return { health: 'notOpened', rollbackSafe: false, why: lacking, lagSeconds: null, loses: null };
-  }
+  if (lacking !== undefined) return unsafe('notOpened', lacking);
   const confirmed = await readConfirmed(green, run.runId);
-  const gone = async (health: StandbyHealth, why: string): Promise<StandbyState> => {
-    const loses = await describeLoss(green, run.runId, feed);
-    return { health, rollbackSafe: false, why: `${why}; a rollback would lose ${loses}`, lagSeconds: null, loses };
-  };
-  const names = await streamsOfRun(green, feed);
-  const wayBack = { runId: run.runId, names, confirmedAt: confirmed?.at };
-  const wal = await readRetainedWal(green, names);
-  if (confirmed?.dropped === true) return gone('dropped', DROPPED);
-  const verdict = judgeRetainedWal(wal, limits.maxRetainedWal);
-  // Before blue is asked anything: a blue that is away is what fills green's disk. Also where one of the slots is gone: the
-  // others keep WAL for a feed that is dead.
-  if (verdict === 'abort' && wal.slots > 0) {
-    const held = await whyHeld(dropSlots(green, feed, 0));
-    if (held !== undefined) return undroppable(wal.bytes, limits, held);
-    if (confirmed !== undefined) await writeConfirmed(green, run.runId, { ...confirmed, dropped: true });
-    return gone('dropped', DROPPED);
-  }
-  if (lacksSlots(wal, names)) return gone('broken', SLOT_GONE);
-  const retaining =
-    verdict === 'fine'
-      ? undefined
-      : `the feed to blue ${describeHeldTransactions('green', wal, limits.maxRetainedWal, DROPPED_THEN) ?? `holds back ${megabytes(wal.bytes)} of WAL on green; at ${megabytes(limits.maxRetainedWal)} (replicate.maxRetainedWal) ${DROPPED_THEN}`}`;
+  const feed = feedName(run.migration, 'to_blue');
+  const look: Look = { green, run, limits, signal, feed, names: await streamsOfRun(green, feed), confirmed };
+  // Before blue is asked anything: a blue that is away is what fills green's disk.
+  const kept = await guardWal(look);
+  if ('state' in kept) return kept.state;
   try {
-    return await lookAtBlue();
+    return await lookAtBlue(look, openBlue, kept.retaining);
   } catch (error) {
     if (!isAway(error) || signal.aborted) throw error;
     // Both sessions were used, and the error does not say whose was lost.
     const isGreens = await isInRecovery(green).catch(() => true);
     if (isGreens) throw error;
-    await markAway({ ...wayBack, green });
-    return outOfReach(error, retaining);
+    await markAway({ runId: run.runId, names: look.names, confirmedAt: confirmed?.at, green });
+    return outOfReach(error, kept.retaining);
   }
+}
 
-  async function lookAtBlue(): Promise<StandbyState> {
-    const blue = await openBlue();
-    const open = await whyBlueIsOpen(blue, run, limits.epoch ?? Infinity);
-    if (open === undefined) return lookAtFeed(blue);
-    const isOpen = { health: 'open', rollbackSafe: false } as const;
-    try {
-      const state = await lookAtFeed(blue);
-      return { ...state, ...isOpen, why: `${open}; ${state.why}` };
-    } catch (error) {
-      if (isAway(error) || signal.aborted) throw error;
-      // Without schema verdigris there is no marker to read.
-      return { ...isOpen, why: `${open}; the feed can't be seen: ${reasonOf(error)}`, lagSeconds: null, loses: null };
-    }
+/**
+ * Drops a feed that holds back too much.
+ *
+ * @returns how it stands where there is no feed any more, or none that can be dropped; else why it holds back much, if it does
+ */
+async function guardWal(look: Look): Promise<{ state: StandbyState } | { retaining: string | undefined }> {
+  const { green, run, limits, names, confirmed } = look;
+  const wal = await readRetainedWal(green, names);
+  if (confirmed?.dropped === true) return { state: await gone(look, 'dropped', DROPPED) };
+  const verdict = judgeRetainedWal(wal, limits.maxRetainedWal);
+  // Also where one of the slots is gone: the others keep WAL for a feed that is dead.
+  if (verdict === 'abort' && wal.slots > 0) {
+    const held = await whyHeld(dropSlots(green, look.feed, 0));
+    if (held !== undefined) return { state: undroppable(wal.bytes, limits, held) };
+    if (confirmed !== undefined) await writeConfirmed(green, run.runId, { ...confirmed, dropped: true });
+    return { state: await gone(look, 'dropped', DROPPED) };
   }
+  if (lacksSlots(wal, names)) return { state: await gone(look, 'broken', SLOT_GONE) };
+  if (verdict === 'fine') return { retaining: undefined };
+  const transactions = describeHeldTransactions('green', wal, limits.maxRetainedWal, DROPPED_THEN);
+  const bytes = `holds back ${megabytes(wal.bytes)} of WAL on green; at ${megabytes(limits.maxRetainedWal)} (replicate.maxRetainedWal) ${DROPPED_THEN}`;
+  return { retaining: `the feed to blue ${transactions ?? bytes}` };
+}
 
-  async function lookAtFeed(blue: Session): Promise<StandbyState> {
-    const identity = await readServerPosition(blue);
-    const broken = await brokenSubscription(blue, names);
-    if (broken !== undefined) return gone('broken', broken);
-    const replaced = await replacedSince(green, run.runId, confirmed, identity);
-    if (replaced !== undefined) {
-      return { ...(await gone('broken', replaced)), comparisonEndsIt: `${identity.system} ${identity.timeline}` };
-    }
-    const errors = await countErrors(blue, names);
-    const { lagMs: lag, taken } = await follow(
-      { green, blue, run, names, confirmed, is: { blue: identity, errors } },
-      Math.max(10_000, limits.maxLagMs),
-      signal,
-    );
-    if (taken !== undefined) return { ...(await gone('broken', taken)), comparisonEndsIt: 'taken' };
-    const lagSeconds = Number.isFinite(lag) ? lag / 1_000 : null;
-    if (lagSeconds === null && failsAgain(confirmed, errors, await countErrors(blue, names))) {
-      return gone('broken', FAILS_AGAIN);
-    }
-    // Nothing is lost by going back late: the promotion waits until blue has everything.
-    const alive = { rollbackSafe: true, lagSeconds, loses: null, missed: await countMissed(blue, names) };
-    const feeds = await readSynchronousFeeds(green, names);
-    const synchronous = feeds.length === 0 ? [] : [describeSynchronous('green', feeds)];
-    const numbers = await limits.numbers?.look(blue, green);
-    const all = (why: string): string => [why, ...synchronous, ...(numbers === undefined ? [] : [numbers])].join('; ');
-    if (lag > limits.maxLagMs) {
-      return { health: 'lagging', why: all(await describeLag(blue, names, lagSeconds)), ...alive };
-    }
-    if (retaining !== undefined) return { health: 'retaining', why: all(retaining), ...alive };
-    if (synchronous.length > 0) return { health: 'synchronous', why: all('blue follows green'), ...alive };
-    if (numbers !== undefined) return { health: 'numbersTaken', why: all('blue follows green'), ...alive };
-    return { health: 'healthy', why: 'blue follows green', ...alive };
+/** A blue that takes writes beside green comes before whatever else is to be said of the feed. */
+async function lookAtBlue(
+  look: Look,
+  openBlue: () => Promise<Session>,
+  retaining: string | undefined,
+): Promise<StandbyState> {
+  const { run, limits, signal } = look;
+  const blue = await openBlue();
+  const open = await whyBlueIsOpen(blue, run, limits.epoch ?? Infinity);
+  if (open === undefined) return lookAtFeed(look, blue, retaining);
+  try {
+    const state = await lookAtFeed(look, blue, retaining);
+    return { ...state, health: 'open', rollbackSafe: false, why: `${open}; ${state.why}` };
+  } catch (error) {
+    if (isAway(error) || signal.aborted) throw error;
+    // Without schema verdigris there is no marker to read.
+    return unsafe('open', `${open}; the feed can't be seen: ${reasonOf(error)}`);
   }
+}
+
+/** Whether the feed lives, and how well. */
+async function lookAtFeed(look: Look, blue: Session, retaining: string | undefined): Promise<StandbyState> {
+  const { green, run, limits, signal, names, confirmed } = look;
+  const identity = await readServerPosition(blue);
+  const broken = await brokenSubscription(blue, names);
+  if (broken !== undefined) return gone(look, 'broken', broken);
+  const replaced = await replacedSince(green, run.runId, confirmed, identity);
+  if (replaced !== undefined) {
+    return { ...(await gone(look, 'broken', replaced)), comparisonEndsIt: `${identity.system} ${identity.timeline}` };
+  }
+  const errors = await countErrors(blue, names);
+  const { lagMs: lag, taken } = await follow(
+    { green, blue, run, names, confirmed, is: { blue: identity, errors } },
+    Math.max(10_000, limits.maxLagMs),
+    signal,
+  );
+  if (taken !== undefined) return { ...(await gone(look, 'broken', taken)), comparisonEndsIt: 'taken' };
+  const lagSeconds = Number.isFinite(lag) ? lag / 1_000 : null;
+  if (lagSeconds === null && failsAgain(confirmed, errors, await countErrors(blue, names))) {
+    return gone(look, 'broken', FAILS_AGAIN);
+  }
+  // Nothing is lost by going back late: the promotion waits until blue has everything.
+  const alive = { rollbackSafe: true, lagSeconds, loses: null, missed: await countMissed(blue, names) };
+  const feeds = await readSynchronousFeeds(green, names);
+  const synchronous = feeds.length === 0 ? [] : [describeSynchronous('green', feeds)];
+  const numbers = await limits.numbers?.look(blue, green);
+  const all = (why: string): string => [why, ...synchronous, ...(numbers === undefined ? [] : [numbers])].join('; ');
+  if (lag > limits.maxLagMs) {
+    return { health: 'lagging', why: all(await describeLag(blue, names, lagSeconds)), ...alive };
+  }
+  if (retaining !== undefined) return { health: 'retaining', why: all(retaining), ...alive };
+  if (synchronous.length > 0) return { health: 'synchronous', why: all('blue follows green'), ...alive };
+  if (numbers !== undefined) return { health: 'numbersTaken', why: all('blue follows green'), ...alive };
+  return { health: 'healthy', why: 'blue follows green', ...alive };
+}
+
+/** The feed is dead: with what a rollback would lose. */
+async function gone({ green, run, feed }: Look, health: 'broken' | 'dropped', why: string): Promise<StandbyState> {
+  const loses = await describeLoss(green, run.runId, feed);
+  return { ...unsafe(health, `${why}; a rollback would lose ${loses}`), loses };
+}
+
+/** No way back without a loss is known; what a rollback would lose is not, either. */
+function unsafe(health: StandbyHealth, why: string): StandbyState {
+  return { health, rollbackSafe: false, why, lagSeconds: null, loses: null };
 }
 
 /** Whether a server could not be asked, which says nothing about what it has. */
@@ -177,19 +212,12 @@ export function isAway(error: unknown): boolean {
 /** What is said while blue does not answer. */
 function outOfReach(error: unknown, retaining?: string): StandbyState {
   const why = `the feed to blue can't be seen: ${reasonOf(error)}`;
-  return {
-    health: retaining === undefined ? 'unreachable' : 'filling',
-    rollbackSafe: false,
-    why: retaining === undefined ? why : `${why}; ${retaining}`,
-    lagSeconds: null,
-    loses: null,
-  };
+  return retaining === undefined ? unsafe('unreachable', why) : unsafe('filling', `${why}; ${retaining}`);
 }
 
 /** What is said while green does not answer: nothing is known of the feed, and blue may be well. */
 export function greenAway(error: unknown): StandbyState {
-  const why = `the worker can't reach green, which has the writes: ${reasonOf(error)}`;
-  return { health: 'greenAway', rollbackSafe: false, why, lagSeconds: null, loses: null };
+  return unsafe('greenAway', `the worker can't reach green, which has the writes: ${reasonOf(error)}`);
 }
 
 /** Why slots could not be dropped, where somebody else's session holds one; undefined when they are. */
@@ -204,86 +232,13 @@ async function whyHeld(dropping: Promise<void>): Promise<SlotHeld | undefined> {
 }
 
 function undroppable(bytes: number, { maxRetainedWal }: StandbyLimits, { what, nextStep }: SlotHeld): StandbyState {
-  return {
-    health: 'undroppable',
-    rollbackSafe: false,
-    why: `green's disk is not protected: the feed to blue holds back ${megabytes(bytes)} of WAL, more than ${megabytes(maxRetainedWal)} (replicate.maxRetainedWal), and ${what}: ${nextStep}`,
-    lagSeconds: null,
-    loses: null,
-  };
+  return unsafe(
+    'undroppable',
+    `green's disk is not protected: the feed to blue holds back ${megabytes(bytes)} of WAL, more than ${megabytes(maxRetainedWal)} (replicate.maxRetainedWal), and ${what}: ${nextStep}`,
+  );
 }
 
 const DROPPED_THEN = 'it is dropped, and the way back with it';
-
-const DROPPED =
-  'blue did not keep up and the feed held back too much WAL, or too many transactions, on green: the feed was dropped, blue is no longer current';
-
-const FAILS_AGAIN =
-  "blue refuses a change that was made on green: the feed meets the same error again and again, and stands still (see blue's server log)";
-
-const SLOT_GONE = 'the feed from green to blue is gone (its slot on green): blue is no longer current';
-
-/** Why blue does not have, and will not get, everything that is on green. */
-export interface DeadFeed {
-  readonly why: string;
-  /** Whether a comparison of rows that finds no difference ends it. */
-  readonly comparisonEndsIt: boolean;
-}
-
-/** @returns undefined while the feed lives */
-export async function whyFeedIsDead(
-  green: Session,
-  openBlue: () => Promise<Session>,
-  run: Run,
-  signal?: AbortSignal,
-): Promise<DeadFeed | undefined> {
-  const names = await streamsOfRun(green, feedName(run.migration, 'to_blue'));
-  const confirmed = await readConfirmed(green, run.runId);
-  if (confirmed?.dropped === true) return dead(DROPPED);
-  const wal = await readRetainedWal(green, names);
-  if (lacksSlots(wal, names)) return dead(SLOT_GONE);
-  const known = await whyTaken(green, run.runId);
-  if (known !== undefined) return untilCompared(known);
-  const blue = await openBlue();
-  const identity = await readServerPosition(blue);
-  const broken = await brokenSubscription(blue, names);
-  if (broken !== undefined) return dead(broken);
-  const replaced = await replacedSince(green, run.runId, confirmed, identity);
-  if (replaced !== undefined) return untilCompared(replaced);
-  const errors = await countErrors(blue, names);
-  // What does not arrive is waited for only where it has met some since blue had everything.
-  const mayFail = errorsSince(confirmed?.errors ?? errors, errors) >= PASSING_ERRORS;
-  const { lagMs, taken } = await follow(
-    { green, blue, run, names, confirmed, is: { blue: identity, errors } },
-    mayFail ? APPLY_TRIES_WITHIN_MS : CONFIRMED_WITHIN_MS,
-    signal,
-  );
-  if (taken !== undefined) return untilCompared(taken);
-  if (!mayFail || Number.isFinite(lagMs)) return undefined;
-  return failsAgain(confirmed, errors, await countErrors(blue, names)) ? dead(FAILS_AGAIN) : undefined;
-}
-
-function dead(why: string): DeadFeed {
-  return { why, comparisonEndsIt: false };
-}
-
-function untilCompared(why: string): DeadFeed {
-  return { why, comparisonEndsIt: true };
-}
-
-/** Time in which a reader has confirmed what it was sent: an apply worker looks every 0.2 s whether that is on its disk. */
-const CONFIRMED_WITHIN_MS = 2_000;
-
-/** Time in which an apply worker that fails is begun again: every 5 s by default (wal_retrieve_retry_interval). */
-const APPLY_TRIES_WITHIN_MS = 10_000;
-
-/** A connection that was cut, or a deadlock, is one error. */
-const PASSING_ERRORS = 2;
-
-/** Whether a feed whose marker does not arrive fails each time it is begun: it has done so since, and does so now. */
-export function failsAgain(confirmed: Pick<Confirmed, 'errors'> | undefined, before: number, now: number): boolean {
-  return now > before && errorsSince(confirmed?.errors ?? before, now) >= PASSING_ERRORS;
-}
 
 async function describeLag(blue: Session, names: readonly string[], lagSeconds: number | null): Promise<string> {
   const errors = await countErrors(blue, names);

@@ -6,7 +6,8 @@ import { readReaders } from '../../src/postgres/following.js';
 import { measureLag } from '../../src/postgres/marker.js';
 import { closeSession, openSession, type Session } from '../../src/postgres/session.js';
 import { readSlotReader } from '../../src/postgres/slot-readers.js';
-import { lookAtStandby, whyFeedIsDead, type StandbyState } from '../../src/postgres/standby.js';
+import { whyFeedIsDead } from '../../src/postgres/dead-feed.js';
+import { lookAtStandby, type StandbyState } from '../../src/postgres/standby.js';
 import { installState } from '../../src/postgres/state.js';
 import {
   disableSubscription,

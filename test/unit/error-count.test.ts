@@ -3,7 +3,7 @@ import { callsForComparison, newlyMissed } from '../../activities/standby.js';
 import { planSchema } from '../../src/plan/schema.js';
 import { errorsSince } from '../../src/postgres/error-count.js';
 import type { Session } from '../../src/postgres/session.js';
-import { failsAgain } from '../../src/postgres/standby.js';
+import { failsAgain } from '../../src/postgres/dead-feed.js';
 import { FeedErrors, type FeedContext } from '../../src/postgres/stuck-feed.js';
 
 describe('the errors that a subscription has met', () => {
