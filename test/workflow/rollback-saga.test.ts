@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Context } from '@temporalio/activity';
 import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { statusOf, until } from '../support/migration.js';
@@ -226,14 +227,16 @@ describe.concurrent('a run that is paused', () => {
   it('while the watch of its standby window ends is not retired before the resume, and may be rolled back until then', async () => {
     const overrides: Overrides = {
       // The first watch takes long to end: there is time for a message.
-      watchStandby: (own) =>
-        untilCancelled(own.log.filter((entry) => entry === '+watchStandby').length > 1 ? 400 : 3_000),
+      watchStandby: (own) => {
+        Context.current().cancelled.catch(() => own.log.push('cancelled'));
+        return untilCancelled(own.log.filter((entry) => entry === '+watchStandby').length > 1 ? 400 : 3_000);
+      },
     };
     const [resumed, back] = [await runs.begin(overrides), await runs.begin(overrides)];
     for (const run of [resumed, back]) {
       await run.saw('+watchStandby');
       await run.handle.executeUpdate(retireUpdate, { args: [WHO] });
-      await sleep(100);
+      await run.saw('cancelled');
       await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
       await until(run.handle, 'paused', (s) => s.waiting?.why === 'paused by message');
       await run.saw('+watchStandby', 2);
