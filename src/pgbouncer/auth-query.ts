@@ -278,7 +278,7 @@ function untried({ instance, question }: Asked, { authUser }: Lookup, why: strin
     severity: 'warning',
     check: CHECK,
     message: `whether ${side} answers auth_query of PgBouncer "${instance.pooler.connection}" as ${question.leadsTo} does can't be tried: ${why}`,
-    remedy: `See that "${authUser}" may run the query on ${side} with the same answers. It is tried where the users of both connections may become that role (GRANT ${ident(authUser)} TO ...), and the query only reads`,
+    remedy: `See that "${authUser}" may run the query on ${side} with the same answers. It is tried where the users of both connections may become that role (GRANT ${ident(authUser)} TO ...), all of them may make temporary objects (GRANT TEMPORARY ON DATABASE), and the query only reads`,
   };
 }
 

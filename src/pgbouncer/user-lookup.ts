@@ -1,4 +1,4 @@
-import { ident } from '../postgres/identifier.js';
+import { isInRecovery } from '../postgres/in-recovery.js';
 import {
   BEGIN,
   withSession,
@@ -9,7 +9,6 @@ import {
 } from '../postgres/session.js';
 import {
   CANCELED,
-  INVALID_PARAMETER_VALUE,
   isConnectionLost,
   LOCK_NOT_AVAILABLE,
   NO_RIGHT,
@@ -20,6 +19,7 @@ import {
   UNDEFINED_TABLE,
 } from '../postgres/sqlstate.js';
 import { otherSide, type Side } from '../side.js';
+import { ASK, makeLookup } from './lookup-function.js';
 
 /*
  * auth_query: users who are not in PgBouncer's auth_file are looked up by a query, which it runs as auth_user in the database
@@ -54,6 +54,8 @@ type Answer =
   /** `isSalted`: another verifier may be one of the same password. */
   | { readonly is: 'row'; readonly password: string | null; readonly isSalted: boolean }
   | { readonly is: 'no row' }
+  /** A standby has what its primary has, and nothing can be made there. */
+  | { readonly is: 'standby'; readonly why: string }
   | { readonly is: 'no role' | 'fails'; readonly why: string }
   /** `holdsForAll`: whoever else is asked for gets the same answer, or waits as long for it. */
   | { readonly is: 'untried'; readonly why: string; readonly holdsForAll?: boolean };
@@ -121,6 +123,8 @@ function troubleOf(
     case 'no role':
     case 'fails':
       return [{ user, kind: there.is, why: there.why }];
+    case 'standby':
+      return [];
     case 'no row':
       return here.is === 'row' ? [{ user, kind: 'no row', why: '' }] : [];
     case 'row':
@@ -129,21 +133,21 @@ function troubleOf(
   }
 }
 
-/** In one transaction, which is never committed. Each user is asked for from the same savepoint: nothing of one is left for the next. */
+/** In one transaction, which writes nothing. Each user is asked for from the same savepoint: nothing of one is left for the next. */
 async function askAll(
   database: Database,
   options: SessionOptions,
-  { authUser, query }: UserLookup,
+  lookup: UserLookup,
   users: readonly string[],
 ): Promise<Answer[]> {
   return withSession(database, options, async (session) => {
     const until = performance.now() + ASKED_FOR_MS;
-    const refused = await become(session, authUser);
+    const refused = (await isInRecovery(session)) ? STANDBY : await makeLookup(session, lookup);
     if (refused !== undefined) return users.map(() => refused);
-    await session.query('SAVEPOINT asked');
+    await session.query(`${BEGIN}; SET TRANSACTION READ ONLY; ${OF_A_NEW_SESSION}; SAVEPOINT asked`);
     const answers: Answer[] = [];
     for (const user of users) {
-      const answer = performance.now() < until ? await ask(session, query, user) : NO_TIME_LEFT;
+      const answer = performance.now() < until ? await ask(session, user) : NO_TIME_LEFT;
       answers.push(answer);
       if (answer.is === 'untried' && answer.holdsForAll === true) return users.map((_, i) => answers[i] ?? answer);
       await session.query('ROLLBACK TO SAVEPOINT asked');
@@ -152,22 +156,20 @@ async function askAll(
   });
 }
 
+/** The settings of a new session of a role that has none of its own. "$user" is auth_user in what the query calls. */
+const OF_A_NEW_SESSION = `SET LOCAL search_path = "$user", public; SET LOCAL row_security = on`;
+
+const STANDBY = { is: 'standby', why: 'it is a standby' } as const;
+
 const NO_TIME_LEFT = {
   is: 'untried',
   why: `not all users were asked for within ${ASKED_FOR_MS / 1_000} s`,
   holdsForAll: true,
 } as const;
 
-async function ask(session: Session, query: string, user: string): Promise<Answer> {
+async function ask(session: Session, user: string): Promise<Answer> {
   try {
-    const { rows } = await session.query<{ password: string | null; isSalted: boolean }>(
-      `SELECT encode(sha256(convert_to(found.password::text, 'UTF8')), 'hex') AS password,
-              coalesce(found.password::text LIKE 'SCRAM-SHA-256$%', false) AS "isSalted"
-         FROM (${query.replace(/;\s*$/, '')}
-              ) AS found (name, password)
-        WHERE found.name IS NOT NULL`,
-      [user],
-    );
+    const { rows } = await session.query<{ password: string | null; isSalted: boolean }>(ASK, [user]);
     const row = rows.at(-1);
     return row === undefined ? { is: 'no row' } : { is: 'row', ...row };
   } catch (error) {
@@ -175,22 +177,6 @@ async function ask(session: Session, query: string, user: string): Promise<Answe
     if (state === undefined || isConnectionLost(error)) throw error;
     if (isOfQuery(state)) return { is: 'fails', why: wordsFor(state) };
     return { is: 'untried', why: wordsFor(state), holdsForAll: FOR_ALL.includes(state) };
-  }
-}
-
-/** With the settings of a new session of a role that has none of its own. */
-async function become(session: Session, role: string): Promise<Answer | undefined> {
-  await session.query(
-    `${BEGIN}; SET TRANSACTION READ ONLY; SET LOCAL search_path = "$user", public; SET LOCAL row_security = on`,
-  );
-  try {
-    await session.query(`SET LOCAL ROLE ${ident(role)}`);
-    return undefined;
-  } catch (error) {
-    const state = sqlState(error);
-    if (state === INVALID_PARAMETER_VALUE) return { is: 'no role', why: `there is no role "${role}"` };
-    if (state !== NO_RIGHT) throw error;
-    return { is: 'untried', why: `the user of the connection may not become "${role}" (SET ROLE)` };
   }
 }
 

@@ -208,6 +208,54 @@ describe.skipIf(!isThere)('applications whose users PgBouncer looks up by auth_q
     ]);
   });
 
+  it('and a function that the query calls has the rights of auth_user, whatever it does to get back those of the worker', async () => {
+    const lent = `
+      CREATE OR REPLACE FUNCTION lookup.user_lookup(name text, OUT uname text, OUT phash text) RETURNS SETOF record
+      LANGUAGE plpgsql AS $$ BEGIN
+        BEGIN RESET ROLE; EXCEPTION WHEN OTHERS THEN NULL; END;
+        BEGIN PERFORM set_config('role', 'none', true); EXCEPTION WHEN OTHERS THEN NULL; END;
+        RETURN QUERY SELECT name, CASE WHEN current_user = '${asks}' THEN 'as it should be' ELSE 'lent' || current_setting('port') END;
+      END $$`;
+    for (const side of SIDES) await on(side, lent);
+    expect(await troubles(pair.databases, [app])).toEqual([]);
+    // And where the sides' own functions would not answer alike.
+    await on('green', `ALTER FUNCTION lookup.user_lookup(text) SECURITY DEFINER`);
+    expect(await troubles(pair.databases, [app])).toMatchObject([{ kind: 'other password' }]);
+  });
+
+  it('and is asked by a parameter of the type that it has beside a column of any type', async () => {
+    for (const side of SIDES)
+      await on(
+        side,
+        `CREATE TABLE lookup.users (number int, phash text); INSERT INTO lookup.users VALUES (7, 'x'); GRANT SELECT ON lookup.users TO ${ident(asks)}`,
+      );
+    const query = 'SELECT number::text, phash FROM lookup.users WHERE number = $1';
+    const compared = await compareLookups(pair.databases, 'green', { ...lookup, query }, ['7', '8']);
+    expect(compared).toMatchObject({ known: ['7'], troubles: [] });
+  });
+
+  it('and can not be tried where auth_user may make nothing temporary, and the worker is no superuser', async () => {
+    const name = `worker_${id}`;
+    const { database } = pair.databases.green.config;
+    await on(
+      'green',
+      `CREATE ROLE ${name} LOGIN PASSWORD 'x'; GRANT ${ident(asks)} TO ${name}; GRANT TEMPORARY ON DATABASE ${ident(database ?? '')} TO ${name}`,
+    );
+    const green = { ...pair.databases.green, config: { ...pair.databases.green.config, user: name, password: 'x' } };
+    try {
+      expect(await troubles({ ...pair.databases, green }, [app])).toEqual([]);
+      await on('green', `REVOKE TEMPORARY ON DATABASE ${ident(database ?? '')} FROM PUBLIC`);
+      expect(await troubles({ ...pair.databases, green }, [app])).toMatchObject([
+        { kind: 'untried', why: `on green, "${asks}" may make nothing temporary in this database (TEMPORARY)` },
+      ]);
+    } finally {
+      await on(
+        'green',
+        `GRANT TEMPORARY ON DATABASE ${ident(database ?? '')} TO PUBLIC; DROP OWNED BY ${name}; DROP ROLE ${name}`,
+      );
+    }
+  });
+
   it('and what a server says of the query is not repeated: it may hold what the query reads', async () => {
     await on(
       'green',

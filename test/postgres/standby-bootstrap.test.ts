@@ -11,6 +11,7 @@ import { watchSchemaActivities } from '../../activities/watch-schema.js';
 import { run as verdigris } from '../../src/cli/run.js';
 import type { EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
 import type { Plan } from '../../src/plan/schema.js';
+import { compareLookups } from '../../src/pgbouncer/user-lookup.js';
 import { branchingPoint } from '../../src/postgres/bootstrap/standby/promotion-position.js';
 import { TakesNoWrites } from '../../src/postgres/in-recovery.js';
 import { preflight, type PreflightFinding } from '../../src/postgres/preflight/preflight.js';
@@ -273,6 +274,16 @@ describe('preflight of a standby', () => {
     expect(await forced(green)).toEqual([]);
     await onServer(cluster.blue, 'ALTER TABLE notes DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY');
     await onServer(cluster.blue, 'DROP ROLE bound');
+  });
+
+  it('takes its answers to auth_query for those of blue: nothing can be made there to ask it', async () => {
+    const databases = { blue: databaseOf(cluster.blue, 'blue'), green: databaseOf(first, 'green') };
+    const query = `SELECT rolname::text, 'x' FROM pg_roles WHERE rolname = $1`;
+    const lookup = { authUser: 'pg_monitor', query };
+    expect(await compareLookups(databases, 'green', lookup, ['pg_monitor'])).toMatchObject({
+      known: ['pg_monitor'],
+      troubles: [],
+    });
   });
 
   it('names this method when green is a standby and the plan has another one', async () => {
