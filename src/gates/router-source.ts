@@ -14,6 +14,8 @@ const FORGOTTEN_AFTER = INSTANCE_KEPT_FOR;
  * such rows. Then of those that have ended, the last ones first; what is beyond it is not read.
  */
 const READ_BYTES = 50_000_000;
+/** So many instances at most are read, those that live first, then the last ones: more than may live at once. */
+const READ_ROWS = 50_000;
 
 /** The routers of a migration at one time, and which of them have applied a route. */
 export interface RouterSample extends RouterSnapshots {
@@ -26,7 +28,11 @@ export interface RouterSample extends RouterSnapshots {
 }
 
 /** Reads what the routers have written down, on the side that has writes. */
-export async function readRouterSnapshots(session: Session, migration: string): Promise<RouterSample> {
+export async function readRouterSnapshots(
+  session: Session,
+  migration: string,
+  mostRows = READ_ROWS,
+): Promise<RouterSample> {
   const { rows } = await session.query<{
     at: Date;
     instance: string | null;
@@ -41,12 +47,13 @@ export async function readRouterSnapshots(session: Session, migration: string): 
                         OVER (ORDER BY r.lives DESC, CASE WHEN r.lives THEN octet_length(r.metrics) END, r.seen_at DESC, r.instance) <= $3
                  THEN r.metrics END AS metrics
        FROM (VALUES (true)) AS always (row)
-       LEFT JOIN (SELECT instance, epoch, generation, seen_at, metrics::text,
-                         seen_at > clock_timestamp() - interval '${LIVE_SECONDS} s' AS lives
-                    FROM verdigris.router
-                   WHERE migration = $1 AND seen_at > clock_timestamp() - $2::interval OFFSET 0) r ON true
+       LEFT JOIN (SELECT instance, epoch, generation, seen_at, metrics::text, lives
+                    FROM (SELECT *, seen_at > clock_timestamp() - interval '${LIVE_SECONDS} s' AS lives
+                            FROM verdigris.router
+                           WHERE migration = $1 AND seen_at > clock_timestamp() - $2::interval
+                           ORDER BY lives DESC, seen_at DESC LIMIT $4) latest OFFSET 0) r ON true
       ORDER BY r.instance`,
-    [migration, FORGOTTEN_AFTER, READ_BYTES],
+    [migration, FORGOTTEN_AFTER, READ_BYTES, mostRows],
   );
   const snapshots: RouterSnapshot[] = [];
   const unreadable: string[] = [];

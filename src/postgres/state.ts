@@ -46,8 +46,14 @@ const FENCE_IS_CLOSED = `pg_sequence_last_value('verdigris.fence') IS DISTINCT F
 /** How long the row of an instance that is silent is kept: gates count what it had done for as long. */
 export const INSTANCE_KEPT_FOR = '1 day';
 
-/** What verdigris.router_heartbeat() takes: far more than any router has. */
-const HEARTBEAT = { bytes: 1_000_000, nameLength: 300, instances: 10_000, keptFor: INSTANCE_KEPT_FOR } as const;
+/**
+ * What verdigris.router_heartbeat() takes: far more than any router has. `kept` and `keptBytes` are those of one role, so that
+ * nobody keeps the application's own from reporting.
+ */
+const HEARTBEAT = {
+  ...{ bytes: 1_000_000, nameLength: 300, instances: 10_000, keptFor: INSTANCE_KEPT_FOR },
+  ...{ kept: 100_000, keptBytes: 1_000_000_000 },
+} as const;
 
 /** Name of the constraint and schema in the error fields of a write that met the fence: how a router knows it. */
 export const FENCE_ERROR = { schema: 'verdigris', constraint: 'verdigris_fence' } as const;
@@ -266,6 +272,9 @@ CREATE OR REPLACE FUNCTION verdigris.router_heartbeat(
   of_migration text, of_instance text, applied_epoch bigint, applied_generation bigint, counted jsonb,
   of_version text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fn$
+DECLARE
+  kept bigint;
+  kept_bytes bigint;
 BEGIN
   IF greatest(length(of_migration), length(of_instance), length(of_version)) > ${HEARTBEAT.nameLength}
      OR octet_length(counted::text) > ${HEARTBEAT.bytes} THEN
@@ -279,6 +288,12 @@ BEGIN
          FOR UPDATE SKIP LOCKED);
     IF (SELECT count(*) FROM verdigris.router WHERE seen_at > clock_timestamp() - interval '5 s') >= ${HEARTBEAT.instances} THEN
       RAISE EXCEPTION 'verdigris: ${HEARTBEAT.instances} instances report already' USING ERRCODE = '${LIMIT_EXCEEDED}';
+    END IF;
+    SELECT count(*), coalesce(sum(pg_column_size(metrics)), 0) INTO kept, kept_bytes
+      FROM verdigris.router WHERE role = session_user;
+    IF kept >= ${HEARTBEAT.kept} OR kept_bytes >= ${HEARTBEAT.keptBytes} THEN
+      RAISE EXCEPTION 'verdigris: role % has reported as % instances with % bytes within ${HEARTBEAT.keptFor}', session_user, kept, kept_bytes
+        USING ERRCODE = '${LIMIT_EXCEEDED}';
     END IF;
   END IF;
   INSERT INTO verdigris.router AS r (instance, migration, epoch, generation, metrics, version, role, address)

@@ -15,6 +15,10 @@ import { asDatabase, testDatabase, withClient, type TestDatabase } from '../supp
 const TAG = randomBytes(4).toString('hex');
 const [APP, OTHER] = [`app_${TAG}`, `other_${TAG}`] as const;
 
+const COUNTERS = { requests: 1, errors: 0, latency: Array.from({ length: 23 }, () => 0) };
+const SIDES = { blue: COUNTERS, green: COUNTERS };
+const METRICS = { reads: SIDES, writes: SIDES, fallbacks: { behind: 0, error: 0 }, retriedWrites: 0 };
+
 let own: TestDatabase;
 let session: Session;
 
@@ -117,6 +121,48 @@ describe('a heartbeat', () => {
     });
   });
 
+  it.each([
+    { what: 'a hundred thousand instances', bound: '100000', small: '3' },
+    { what: 'a gigabyte of metrics', bound: '1000000000', small: '4000' },
+  ])(
+    'of a new instance is refused to a role that has reported $what; those that are known go on, and others',
+    async ({ bound, small }) => {
+      const { rows } = await session.query<{ ddl: string }>(
+        `SELECT pg_get_functiondef('verdigris.router_heartbeat(text, text, bigint, bigint, jsonb, text)'::regprocedure) AS ddl`,
+      );
+      // To write so many would take many seconds.
+      await session.query((rows[0]?.ddl ?? '').replaceAll(`>= ${bound} `, `>= ${small} `));
+      try {
+        const metrics = JSON.stringify(METRICS);
+        await as(APP, async (app) => {
+          for (const instance of ['known', 'web-2']) await beat(app, metrics, { instance });
+          await session.query(`UPDATE verdigris.router SET seen_at = clock_timestamp() - interval '1 minute'`);
+          await beat(app, metrics, { instance: 'web-3' });
+          await expect(beat(app, '{}', { instance: 'new' })).rejects.toMatchObject({ code: '54000' });
+          await beat(app, metrics, { instance: 'known' });
+          await as(OTHER, (other) => beat(other, metrics, { instance: 'of another' }));
+          await session.query(
+            `UPDATE verdigris.router SET seen_at = clock_timestamp() - interval '2 days' WHERE instance = 'web-2'`,
+          );
+          await beat(app, '{}', { instance: 'new' });
+        });
+      } finally {
+        await installState(session, 'blue');
+      }
+    },
+  );
+
+  it('is read with those that live, then those that were heard of last: no gate looks at more than there may be', async () => {
+    await session.query(
+      `INSERT INTO verdigris.router (instance, migration, epoch, generation, metrics, seen_at)
+       SELECT 'x-' || n, 'shop', 1, 1, $1, clock_timestamp() - n * interval '10 s' FROM generate_series(1, 9) n`,
+      [METRICS],
+    );
+    await as(APP, (app) => beat(app, JSON.stringify(METRICS), { instance: 'z-lives' }));
+    const { live, stale } = await readRouterSnapshots(session, 'shop', 3);
+    expect([live, stale].map((some) => some.map(({ instance }) => instance))).toEqual([['z-lives'], ['x-1', 'x-2']]);
+  });
+
   it('of a new instance removes those that nobody has heard of for a day', async () => {
     await session.query(
       `INSERT INTO verdigris.router (instance, migration, epoch, generation, metrics, seen_at)
@@ -142,19 +188,16 @@ describe('a heartbeat', () => {
 });
 
 it('metrics that would fill the memory are not read, and those of the application are all the same', async () => {
-  const counters = { requests: 1, errors: 0, latency: Array.from({ length: 23 }, () => 0) };
-  const sides = { blue: counters, green: counters };
-  const metrics = { reads: sides, writes: sides, fallbacks: { behind: 0, error: 0 }, retriedWrites: 0 };
-  await as(APP, (app) => beat(app, JSON.stringify(metrics), { instance: 'real' }));
+  await as(APP, (app) => beat(app, JSON.stringify(METRICS), { instance: 'real' }));
   // To compress them would take seconds.
   await session.query('ALTER TABLE verdigris.router ALTER metrics SET STORAGE EXTERNAL');
   await session.query(
     `INSERT INTO verdigris.router (instance, migration, epoch, generation, metrics)
      SELECT 'x-' || n, 'shop', 1, 1, $1::jsonb || jsonb_build_object('x', repeat('x', 990000)) FROM generate_series(1, 60) n`,
-    [JSON.stringify(metrics)],
+    [JSON.stringify(METRICS)],
   );
   const { live, unreadable } = await readRouterSnapshots(session, 'shop');
-  expect(live[0]).toMatchObject({ instance: 'real', metrics });
+  expect(live[0]).toMatchObject({ instance: 'real', metrics: METRICS });
   expect([live.length, unreadable.length]).toEqual([51, 10]);
   // Those that have ended are no reason to conclude nothing: the last of them are read.
   await session.query(
