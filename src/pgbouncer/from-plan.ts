@@ -1,6 +1,6 @@
 import { parseDuration } from '../plan/duration.js';
 import type { Plan } from '../plan/schema.js';
-import { openTransactions } from '../postgres/locks.js';
+import { heldSessions, openTransactions } from '../postgres/locks.js';
 import { NewestRoute } from '../postgres/newest-route.js';
 import { NO_POOLS, type Pools } from '../postgres/pools.js';
 import type { Databases } from '../postgres/session.js';
@@ -74,6 +74,7 @@ export function poolsBefore(setup: PgBouncers, databases: Databases, heard?: Hea
     whereWritesAre: () => route.read(),
     openTransactions: async (side, pids, olderThanMs) =>
       openTransactions(await route.session(side), pids, olderThanMs / 1_000),
+    heldSessions: async (side, pids, forMs) => heldSessions(await route.session(side), pids, forMs / 1_000),
     obstacles: async (instance, to) => {
       const sides = [{ side: to, identity: identity(to) }];
       const found = await obstaclesOf(instance, {

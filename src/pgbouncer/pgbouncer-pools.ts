@@ -25,6 +25,8 @@ export interface DatabasesAsked {
   readonly whereWritesAre?: () => Promise<WritesAre | undefined>;
   /** Describes the open transactions of these backends of a side that are older than so many ms, for people. */
   readonly openTransactions?: (side: Side, pids: readonly number[], olderThanMs: number) => Promise<string | null>;
+  /** Describes those of these backends that have had no transaction for so many ms, for people. */
+  readonly heldSessions?: (side: Side, pids: readonly number[], forMs: number) => Promise<string | null>;
   /** What stops this PgBouncer from being led to the other side; empty when nothing does. Asked by prepare(). */
   readonly obstacles?: (instance: Instance, to: Side) => Promise<readonly string[]>;
   /** Hears of entries whose clients have got no server connection after they were led to a side. */
@@ -309,12 +311,18 @@ class PgBouncerPools implements Pools {
     const unreleased = await this.release();
     const names = late.map(({ instance }) => `"${instance.pooler.connection}"`).join(', ');
     const pids = late.flatMap((one) => one.pids ?? []);
-    const who = await this.asked.openTransactions?.(from, pids, 0).catch(() => null);
+    const who = await this.#whoIsAt(pids, from).catch(() => null);
     const nobody = late.some((one) => one.pids === undefined) ? 'a console that does not answer' : 'nobody any more';
     const blocked = promotionBlocked(
       `PgBouncer ${names} did not come to rest within ${this.setup.pauseTimeoutMs} ms. In the way: ${who ?? nobody}`,
     );
     throw unreleased.length === 0 ? blocked : notReleased(unreleased, blocked);
+  }
+
+  /** A client in session mode, or one that replicates, keeps its server connection without a transaction as well. */
+  async #whoIsAt(pids: readonly number[], from: Side): Promise<string | null | undefined> {
+    const { openTransactions, heldSessions } = this.asked;
+    return (await openTransactions?.(from, pids, 0)) ?? (await heldSessions?.(from, pids, this.setup.pauseTimeoutMs));
   }
 
   async #resumeAfter(error: unknown): Promise<void> {

@@ -16,6 +16,7 @@ const BLOCKER = `a.pid,
             concat_ws(', ', coalesce(nullif(a.application_name, ''), 'no application name'), 'user ' || a.usename,
                       coalesce('client ' || host(a.client_addr), 'local socket'), 'database ' || a.datname,
                       CASE WHEN ${PREVENTS_WRAPAROUND} THEN 'a vacuum that prevents wraparound and yields to nobody' END,
+                      CASE WHEN a.backend_type = 'walsender' THEN 'replicating' END,
                       CASE WHEN a.wait_event = 'SyncRep' THEN 'its commit waits for a synchronous standby' END) AS who,
             a.state, extract(epoch FROM statement_timestamp() - a.xact_start)::float8 AS age, left(a.query, 80) AS query`;
 
@@ -156,6 +157,26 @@ export async function openTransactions(
   return rows.length === 0 ? null : describe(rows);
 }
 
+/**
+ * Those of these backends that have been without a transaction for so many seconds, as a client in session mode keeps one,
+ * and one that replicates; null where there is none.
+ */
+export async function heldSessions(
+  session: Session,
+  pids: readonly number[],
+  forSeconds: number,
+): Promise<string | null> {
+  const { rows } = await session.query<BlockerRow>(
+    `SELECT ${BLOCKER}
+       FROM pg_stat_activity a
+      WHERE a.pid = ANY ($1::int[]) AND a.xact_start IS NULL
+        AND a.state_change < clock_timestamp() - make_interval(secs => $2)
+      ORDER BY a.state_change LIMIT 3`,
+    [pids, forSeconds],
+  );
+  return rows.length === 0 ? null : describe(rows);
+}
+
 const ALONE = `l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND ${OF_THIS_DATABASE}`;
 
 /**
@@ -213,7 +234,7 @@ function describe(rows: readonly BlockerRow[]): string {
       who,
       state,
       // A replication connection gives it as text.
-      `transaction ${Math.max(0, Number(age ?? 0)).toFixed(1)} s old`,
+      age === null ? 'no transaction' : `transaction ${Math.max(0, Number(age)).toFixed(1)} s old`,
       query === null || query === '' ? null : `last statement: ${firstWords(query)}`,
     ];
     const text = known.filter((part) => part !== null).join(', ');

@@ -95,6 +95,24 @@ describe.skipIf(missing !== undefined)('a promotion behind two PgBouncers', () =
     await pair.expectSettled('blue');
   });
 
+  it('names who keeps a connection without a transaction, as in session mode, and in the way of every pause', async () => {
+    const commands = { ...pair.clientOf(1), database: 'pgbouncer' };
+    await withClient(commands, (admin) => admin.query("SET pool_mode = 'session'"));
+    const keeps = await client(1);
+    const { pid } = (await keeps.query<{ pid: number }>('SELECT pg_backend_pid() AS pid')).rows[0] ?? { pid: 0 };
+    const impatient = poolsBefore({ ...pair.setup, pauseTimeoutMs: 300 }, pair.databases);
+    await sleep(310);
+    try {
+      await expect(impatient.pause('blue', (await pair.whereWritesAre()).epoch)).rejects.toThrow(
+        new RegExp(`did not come to rest within 300 ms. In the way: pid ${pid} \\(.*idle, no transaction`),
+      );
+    } finally {
+      await impatient.close();
+      await withClient(commands, (admin) => admin.query('RELOAD'));
+    }
+    await pair.expectSettled('blue');
+  });
+
   it('moves nothing when one of them is down, and leads it to where writes are when it starts', async () => {
     await pair.poolers[1]?.stopProcess();
     await expect(STEPS.promote(pair.move('blue'))).rejects.toThrow(
