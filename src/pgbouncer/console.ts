@@ -36,6 +36,16 @@ export interface ShownPool {
   readonly serversInLogin: number;
 }
 
+/** How the connections of some entries are pooled. */
+export interface PoolModes {
+  readonly modes: readonly string[];
+  /** Users whose own pools, which nobody uses now, are of sessions. */
+  readonly sessionsOf: readonly string[];
+}
+
+/** What SHOW CLIENTS says of a client that does not replicate. */
+const NO_REPLICATION: readonly string[] = ['', 'none'];
+
 /** No answer of the console takes longer, but PAUSE's. */
 const ANSWER_MS = 5_000;
 const CONNECT_MS = 3_000;
@@ -130,15 +140,35 @@ export class Console {
     return (await this.#show('USERS')).map((row) => text(row['name']));
   }
 
-  /** How connections of these entries are pooled: as their pools say, else their entry, else the general setting. */
-  async poolModes(databases: readonly string[], general: string): Promise<string[]> {
+  /**
+   * How connections of these entries are pooled: as the pools that somebody uses say, else their entry, else the general
+   * setting. A pool stays when the last one has gone, and nobody has to be waited for then.
+   */
+  async poolModes(databases: readonly string[], general: string): Promise<PoolModes> {
     const [pools, entries] = [await this.#show('POOLS'), await this.#show('DATABASES')];
-    return databases.flatMap((name) => {
-      const known = pools.filter((row) => text(row['database']) === name);
-      if (known.length > 0) return known.map((row) => text(row['pool_mode']));
+    const modes = databases.flatMap((name) => {
+      const used = pools.filter((row) => text(row['database']) === name && isUsed(row));
+      if (used.length > 0) return used.map((row) => text(row['pool_mode']));
       const own = entries.find((row) => text(row['name']) === name)?.['pool_mode'];
       return [own === null || own === undefined ? general : text(own)];
     });
+    const unused = pools.filter((row) => databases.includes(text(row['database'])) && !isUsed(row));
+    const ofSessions = unused.filter((row) => text(row['pool_mode']) === 'session');
+    return { modes, sessionsOf: [...new Set(ofSessions.map((row) => text(row['user'])))] };
+  }
+
+  /**
+   * Clients of these entries that replicate, in words: each keeps its server connection until it goes, whatever the pool's
+   * mode. None before 1.23.
+   */
+  async replicating(databases: readonly string[]): Promise<string[]> {
+    const rows = await this.#show('CLIENTS');
+    return rows
+      .filter((row) => databases.includes(text(row['database'])) && !NO_REPLICATION.includes(text(row['replication'])))
+      .map((row) => {
+        const known = [text(row['application_name']), text(row['addr'])].filter((part) => part !== '');
+        return [`user "${text(row['user'])}"`, `${text(row['replication'])} replication`, ...known].join(', ');
+      });
   }
 
   /** Process ids, on the database server, of the connections that clients hold now. */
@@ -295,6 +325,11 @@ function consoleRefused({ connection }: PgBouncer, command: string, cause: pg.Da
     nextStep: 'see its log, and that the user of the connection is one of admin_users (stats_users is not enough)',
     cause,
   });
+}
+
+/** Whether a row of SHOW POOLS has clients, or a server connection that one holds. */
+function isUsed(row: Record<string, unknown>): boolean {
+  return ['cl_active', 'cl_waiting', 'sv_active'].some((column) => Number(row[column]) > 0);
 }
 
 function text(value: unknown): string {

@@ -87,7 +87,7 @@ export function poolsBefore(setup: PgBouncers, databases: Databases, heard?: Hea
         compareLookups: (lookup, users) => compareLookups(databases, to, lookup, users, closed.signal),
         // The way back waits for nothing that can't stop it.
         ...(to === 'blue' ? { later: (warnings) => void warnings.then(tell) } : {}),
-        copiesSchema: false,
+        ...{ copiesSchema: false, isForPause: true },
       });
       tell(found);
       return found.filter(({ severity }) => severity === 'error').map(({ message, remedy }) => `${message}. ${remedy}`);

@@ -44,6 +44,8 @@ export interface Question {
   readonly later?: (warnings: Promise<readonly Obstacle[]>) => void;
   /** Whether the run is yet to copy blue's schema to green. */
   readonly copiesSchema: boolean;
+  /** Whether a pause follows: who would keep it waiting is in the way now, and not only for as long as they stay. */
+  readonly isForPause: boolean;
 }
 
 /** RECONNECT after a RELOAD that changes a host is documented from 1.9 on; 1.18 is the oldest that is tested with. */
@@ -60,7 +62,7 @@ export async function obstaclesOf(instance: Instance, question: Question): Promi
   }
   const checks = [
     versionObstacles(instance, control),
-    settingObstacles(instance, control, question.setup),
+    settingObstacles(instance, control, question),
     entryObstacles(instance, control, question),
     fileObstacles(instance),
     loginObstacles(instance, control, question),
@@ -95,7 +97,8 @@ async function versionObstacles({ pooler }: Instance, control: Console): Promise
   ];
 }
 
-async function settingObstacles({ pooler }: Instance, control: Console, setup: PgBouncers): Promise<Obstacle[]> {
+async function settingObstacles({ pooler }: Instance, control: Console, question: Question): Promise<Obstacle[]> {
+  const { setup } = question;
   const found: Obstacle[] = [];
   const name = `PgBouncer "${pooler.connection}"`;
   const settings = await control.settings();
@@ -112,18 +115,7 @@ async function settingObstacles({ pooler }: Instance, control: Console, setup: P
       remedy: 'Put that user into admin_users (stats_users is not enough) and RELOAD',
     });
   }
-  const modes = await control.poolModes(setup.databases, settings.get('pool_mode') ?? 'session');
-  if (modes.includes('session')) {
-    found.push({
-      ...{
-        severity: 'error',
-        check: 'pgbouncer-pool-mode',
-        message: `${name} pools sessions: a PAUSE waits until every client has gone`,
-      },
-      remedy:
-        'Use pool_mode = transaction (for these entries, or for their users, it is enough), once the application can',
-    });
-  }
+  found.push(...(await sessionObstacles(pooler.connection, control, question, settings)));
   const waitMs = Number(settings.get('query_wait_timeout') ?? '120') * 1_000;
   if (waitMs > 0 && waitMs < 4 * setup.pauseTimeoutMs) {
     found.push({
@@ -143,6 +135,49 @@ async function settingObstacles({ pooler }: Instance, control: Console, setup: P
         message: `${name} shares its port (so_reuseport): each connection may reach another process`,
       },
       remedy: 'Give each process a Unix socket or a port of its own, and name each one in traffic.pgbouncer.instances',
+    });
+  }
+  return found;
+}
+
+/** Who keeps a server connection for as long as they are there, and a PAUSE waiting as long. */
+async function sessionObstacles(
+  connection: string,
+  control: Console,
+  { setup: { databases }, isForPause }: Question,
+  settings: ReadonlyMap<string, string>,
+): Promise<Obstacle[]> {
+  const check = 'pgbouncer-pool-mode';
+  const name = `PgBouncer "${connection}"`;
+  const found: Obstacle[] = [];
+  const { modes, sessionsOf } = await control.poolModes(databases, settings.get('pool_mode') ?? 'session');
+  if (modes.includes('session')) {
+    found.push({
+      ...{ severity: 'error', check, message: `${name} pools sessions: a PAUSE waits until every client has gone` },
+      remedy:
+        'Use pool_mode = transaction (for these entries, or for their users, it is enough), once the application can',
+    });
+  } else if (sessionsOf.length > 0 && !isForPause) {
+    const users = sessionsOf.map((user) => `"${user}"`).join(', ');
+    found.push({
+      ...{
+        severity: 'warning',
+        check,
+        message: `${name} pools sessions of ${users}, who are not there now: a PAUSE waits until they have gone`,
+      },
+      remedy:
+        'See that they are not connected at the promotion, and at a way back; or give them pool_mode = transaction',
+    });
+  }
+  const replicating = await control.replicating(databases);
+  if (replicating.length > 0) {
+    found.push({
+      ...{
+        severity: isForPause ? 'error' : 'warning',
+        check,
+        message: `clients replicate through ${name} (${replicating.join('; ')}): a PAUSE waits until they have gone, whatever the pool_mode`,
+      },
+      remedy: 'End them before the promotion, or connect them to the server itself',
     });
   }
   return found;

@@ -65,7 +65,7 @@ export async function checkPgBouncers(
         withSession(databases.green, LOOK, (green) => loginTroubles({ blue, green }, 'green', users, seenAs)),
       ),
     compareLookups: (lookup, users) => compareLookups(databases, 'green', lookup, users),
-    copiesSchema: plan.bootstrap.method !== 'standby',
+    ...{ copiesSchema: plan.bootstrap.method !== 'standby', isForPause: false },
   };
   const found = await Promise.all(
     instances.map(async (pooler) => {

@@ -1,6 +1,7 @@
 import { chmodSync, chownSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { findPgBouncer } from '../../src/embedded/pgbouncer.js';
 import { asUser, isRoot } from '../support/as-user.js';
 import { PooledPair } from '../support/pooled-pair.js';
@@ -29,6 +30,20 @@ describe.skipIf(!isThere)('the preflight of PgBouncer', () => {
   const findings = (more?: Parameters<typeof poolerFindings>[1]): Promise<string[]> => poolerFindings(pair, more);
   const admin = (...commands: string[]): Promise<void> => poolerAdmin(pair, ...commands);
 
+  /** What the look before the pause says: why it is refused, and otherwise nothing. */
+  async function saidBeforePause(): Promise<string[]> {
+    const pools = poolsBefore(pair.setup, pair.databases);
+    try {
+      await pools.prepare('blue', (await pair.whereWritesAre()).epoch);
+      return [];
+    } catch (error) {
+      return [String(error)];
+    } finally {
+      await pools.release();
+      await pools.close();
+    }
+  }
+
   it('finds nothing where all is well, and leaves the file as it is', async () => {
     const before = readFileSync(pair.poolers[0]?.file ?? '', 'utf8');
     expect(await findings()).toEqual([]);
@@ -39,6 +54,51 @@ describe.skipIf(!isThere)('the preflight of PgBouncer', () => {
     await admin("SET pool_mode = 'session'", "SET query_wait_timeout = '3'");
     expect(await findings()).toEqual(['error pgbouncer-pool-mode', 'error pgbouncer-wait']);
     await admin('RELOAD');
+  });
+
+  it('refuses sessions of a user only while they are there, and warns of them when they have gone', async () => {
+    const file = pair.poolers[0]?.file ?? '';
+    const right = readFileSync(file, 'utf8');
+    writeFileSync(file, `${right}\n[users]\n${pair.user} = pool_mode=session\n`);
+    await admin('RELOAD');
+    try {
+      await withClient(pair.clientOf(0), async (dumping) => {
+        await dumping.query('SELECT 1');
+        expect(await findings()).toEqual(['error pgbouncer-pool-mode']);
+      });
+      await expect.poll(findings).toEqual(['warning pgbouncer-pool-mode']);
+      const [{ message = '' } = {}] = await whatPreflightSays(pair);
+      expect(message).toContain(`pools sessions of "${pair.user}", who are not there now`);
+      expect(await saidBeforePause()).toEqual([]);
+    } finally {
+      // A user keeps the mode that it had when its line goes.
+      writeFileSync(file, `${right}\n[users]\n${pair.user} = pool_mode=transaction\n`);
+      await admin('RELOAD');
+      writeFileSync(file, right);
+      await admin('RELOAD');
+    }
+  });
+
+  it('warns of clients that replicate through it, which are in the way of a pause', async () => {
+    const ask = pg.Client.prototype.query as unknown as (this: pg.Client, ...of: unknown[]) => Promise<pg.QueryResult>;
+    const replication = { database: 'orders', user: 'cdc', replication: 'logical', application_name: 'feed', addr: '' };
+    const answers = vi.spyOn(pg.Client.prototype, 'query').mockImplementation(async function (
+      this: pg.Client,
+      ...of: unknown[]
+    ) {
+      const answer = await ask.apply(this, of);
+      // As later versions say it.
+      return of[0] === 'SHOW CLIENTS' ? { ...answer, rows: [...(answer.rows as object[]), replication] } : answer;
+    } as never);
+    try {
+      const said = await whatPreflightSays(pair);
+      expect(said.filter(({ check }) => check === 'pgbouncer-pool-mode')).toMatchObject([
+        { severity: 'warning', message: expect.stringContaining('(user "cdc", logical replication, feed)') as string },
+      ]);
+      expect(await saidBeforePause()).toEqual([expect.stringContaining('replicate through PgBouncer')]);
+    } finally {
+      answers.mockRestore();
+    }
   });
 
   it('warns of an entry whose own limits a pause can not change for its time', async () => {
