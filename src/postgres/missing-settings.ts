@@ -33,6 +33,7 @@ const MEANINGFUL = new Set([
 const WATCHERS = new Set([
   ...['auto_explain', 'pgaudit', 'pg_stat_statements', 'pg_stat_monitor', 'pg_qualstats', 'pg_hint_plan'],
   ...['rds', 'apg_plan_mgmt', 'cloudsql', 'alloydb', 'google_columnar_engine', 'google_db_advisor', 'azure'],
+  ...['pg_qs', 'pgms_wait_sampling'],
 ]);
 
 interface Stored {

@@ -14,8 +14,9 @@ const KEEP_VALUES_OUT = `
   SELECT set_config(name, CASE vartype WHEN 'bool' THEN 'off' ELSE '0' END, true)
     FROM pg_settings
    WHERE name IN ('log_parameter_max_length', 'log_parameter_max_length_on_error',
-                  'auto_explain.log_parameter_max_length', 'pg_stat_statements.track_utility', 'pgaudit.log_parameter')
-     AND (context = 'user' OR has_parameter_privilege(name, 'SET'))`;
+                  'auto_explain.log_parameter_max_length', 'pg_stat_statements.track_utility', 'pgaudit.log_parameter',
+                  'pg_stat_monitor.pgsm_track_utility', 'pg_qs.track_utility')
+     AND (context = 'user' OR context = 'superuser' AND has_parameter_privilege(name, 'SET'))`;
 
 /**
  * Runs a statement that has a password in it, in the transaction that is open. It needs the right to make schemas, as a

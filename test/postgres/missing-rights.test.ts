@@ -459,7 +459,8 @@ it('a setting that is stored on blue for a connected role or the database is sto
   try {
     await blue.query(`
       ALTER ROLE ${role} SET search_path = shop, public; ALTER ROLE ${role} SET statement_timeout = '7s';
-      ALTER ROLE ${role} SET auto_explain.log_min_duration = 5; ALTER ROLE ${role} SET "app.tenant" = 'secret';
+      ALTER ROLE ${role} SET auto_explain.log_min_duration = 5; ALTER ROLE ${role} SET pg_qs.query_capture_mode = 'all';
+      ALTER ROLE ${role} SET "app.tenant" = 'secret';
       ALTER DATABASE ${onBlue} SET default_transaction_isolation = 'serializable'; ALTER DATABASE ${onBlue} SET row_security = on;
       ALTER DATABASE ${onBlue} SET search_path = overruled`);
     const missing = await missingSettings(blue, green);

@@ -4,6 +4,8 @@ import type { AddressInfo } from 'node:net';
 import type pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startPostgres, type EmbeddedPostgres } from '../../src/embedded/postgres-server.js';
+import type { PairContext } from '../../src/postgres/preflight/check.js';
+import { loggedPassword } from '../../src/postgres/preflight/logged-password.js';
 import { probePeer } from '../../src/postgres/peer-probe.js';
 import { runSecretStatement } from '../../src/postgres/secret-statement.js';
 import { closeSession, inTransaction, openSession, type Session } from '../../src/postgres/session.js';
@@ -126,6 +128,31 @@ describe(`the password of the other server, on PostgreSQL ${VERSION}`, () => {
       ALTER ROLE postgres SET pg_stat_statements.track = 'all'`);
     await useIt({});
     await expectKept();
+  });
+
+  it('nor in the statistics of services that count what functions run, or the preflight says so', async () => {
+    await as(PLAIN, async (session) => {
+      // As these modules list their settings: a relation of this session goes before the one of the catalog.
+      await session.query(`CREATE TEMP VIEW pg_settings AS
+        SELECT name, setting, context, vartype FROM pg_catalog.pg_settings UNION ALL
+        VALUES ('pg_stat_monitor.pgsm_track', 'all', 'user', 'enum'), ('pg_stat_monitor.pgsm_track_utility', 'on', 'user', 'bool'),
+               ('pg_qs.query_capture_mode', 'all', 'sighup', 'enum'), ('pg_qs.track_utility', 'on', 'sighup', 'bool')`);
+      const side = { session, database: { ...asDatabase(db, 'green'), peerConninfo: conninfo() } };
+      const pair = { blue: { ...side, side: 'blue' }, green: { ...side, side: 'green' } } as unknown as PairContext;
+      const found = await loggedPassword.run(pair);
+      expect(found).toMatchObject([
+        { side: 'green', severity: 'warning', object: 'pg_qs.query_capture_mode' },
+        { side: 'blue', severity: 'warning', object: 'pg_qs.query_capture_mode' },
+      ]);
+      expect(found.map(({ remedy }) => remedy).join()).not.toContain('GRANT');
+      await session.query('BEGIN');
+      await runSecretStatement(session, 'SELECT 1');
+      const { rows } = await session.query(
+        `SELECT current_setting('pg_stat_monitor.pgsm_track_utility', true) AS monitor, current_setting('pg_qs.track_utility', true) AS qs`,
+      );
+      expect(rows).toEqual([{ monitor: 'off', qs: null }]);
+      await session.query('ROLLBACK');
+    });
   });
 
   it('is made no second time where another worker has made the subscription between the look and the statement', async () => {

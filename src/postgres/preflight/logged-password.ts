@@ -37,7 +37,10 @@ async function writtenDown(on: SideContext, of: SideContext): Promise<Found[]> {
   ];
 }
 
-/** The settings by which it is written down, each with the one that switches that off, where the role may not set it. */
+/**
+ * The settings by which it is written down, each with the one that switches that off, where the role may not set it; null
+ * where no session may.
+ */
 const WRITTEN = `
   WITH writing (name, value, off) AS (VALUES
     ('log_statement', '^all$', 'log_parameter_max_length'),
@@ -46,10 +49,14 @@ const WRITTEN = `
     ('log_transaction_sample_rate', '[1-9]', 'log_parameter_max_length'),
     ('auto_explain.log_min_duration', '^0$', 'auto_explain.log_parameter_max_length'),
     ('pg_stat_statements.track', '^all$', 'pg_stat_statements.track_utility'),
+    ('pg_stat_monitor.pgsm_track', '^all$', 'pg_stat_monitor.pgsm_track_utility'),
+    ('pg_qs.query_capture_mode', '^all$', 'pg_qs.track_utility'),
     ('pgaudit.log_parameter', '^on$', 'pgaudit.log_parameter'),
     ('pgaudit.log', '^(?!.*-\\s*ddl).*\\m(all|ddl)\\M', NULL))
-  SELECT w.name, s.setting AS value, w.off, current_user::text AS "user"
+  SELECT w.name, s.setting AS value, CASE WHEN o.context = 'superuser' THEN w.off END AS off, current_user::text AS "user"
     FROM writing w JOIN pg_settings s ON s.name = w.name LEFT JOIN pg_settings o ON o.name = w.off
    WHERE s.setting ~* w.value
-     AND (w.off IS NULL OR o.setting NOT IN ('0', 'off') AND NOT has_parameter_privilege(w.off, 'SET'))
+     AND (w.off IS NULL
+          OR o.setting NOT IN ('0', 'off')
+             AND NOT (o.context = 'user' OR o.context = 'superuser' AND has_parameter_privilege(w.off, 'SET')))
    ORDER BY w.name`;
