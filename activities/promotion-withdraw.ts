@@ -29,34 +29,60 @@ import { isAwaited } from './promotion-waits.js';
 import { clockOfActivity, requestOfActivity } from './temporal-clock.js';
 
 /**
- * After an attempt that has failed: what it has announced is taken back, and clients of poolers go on. What has been decided
- * is left as it is, for the next attempt.
+ * After an attempt that has failed. In this order:
+ *
+ *   1. no try of this request begins any more, where none is to: an earlier attempt that Temporal has not heard of may be
+ *      between two of them
+ *   2. what it has announced is taken back: unless it has been decided, nobody is about to open anything any more
+ *   3. clients of poolers go on, and what was made for the move is undone. What has been decided is left as it is, for the
+ *      next attempt
  *
  * @returns the error with which the activity ends
  */
 export async function giveTriesUp(attempt: Attempt, tries: Tries, error: unknown): Promise<unknown> {
-  const { work, ref, session, from, epoch, acceptLoss, environment, redact } = attempt;
-  const { databases, run, signal } = work;
-  // An earlier attempt that Temporal has not heard of may be between two tries: nobody waits for it any more.
+  const { work, session, from, epoch, acceptLoss } = attempt;
   const isLast = acceptLoss || (await isLastTry(attempt, error));
   if (isLast) await endOwnTries(attempt, tries, error);
-  // Whatever ended it: unless it has been decided, nobody is about to open anything any more.
-  await withdrawOpening(session, run.migration, from, epoch).catch(() => undefined);
-  let isUndecided = false;
-  try {
-    isUndecided = await releaseUndecided(attempt);
-  } finally {
-    if (from === 'green') {
-      // What is still owed then, the next try does.
-      if (acceptLoss && !signal.aborted) await feedGoesOn(databases, run, session, signal).catch(() => undefined);
-      await weightsFollowRouteOrWarn(ref, environment, () => work.session('green', 'weights', SHORT_STATEMENTS));
-    }
+  await withdrawOpening(session, work.run.migration, from, epoch).catch(() => undefined);
+  if (from === 'blue') {
+    await releaseUndecided(attempt);
+    return error;
   }
-  // What tells of the decision itself says more.
+  const isUndecided = await undoWayBack(attempt);
+  return errorOfWayBack(attempt, error, { isLast, isUndecided });
+}
+
+/** The feed to blue, and the reads that had gone first, are as they were. @returns as releaseUndecided() */
+async function undoWayBack(attempt: Attempt): Promise<boolean> {
+  const { work, ref, session, acceptLoss, environment } = attempt;
+  const { databases, run, signal } = work;
+  try {
+    return await releaseUndecided(attempt);
+  } finally {
+    // What is still owed then, the next try does.
+    if (acceptLoss && !signal.aborted) await feedGoesOn(databases, run, session, signal).catch(() => undefined);
+    await weightsFollowRouteOrWarn(ref, environment, () => work.session('green', 'weights', SHORT_STATEMENTS));
+  }
+}
+
+/**
+ * With what a try of the way back ends for the run:
+ *
+ *   by words of which nothing has come, and green has decided meanwhile   StaleEpoch: the next attempt opens blue
+ *   without a loss                                                        the same, with what blue lacks
+ *   with a loss, and nothing is decided                                   the same as a last word: it is for the run to tell
+ *   with a loss, and nobody knows                                         the same: the next attempt looks
+ */
+async function errorOfWayBack(
+  attempt: Attempt,
+  error: unknown,
+  { isLast, isUndecided }: { readonly isLast: boolean; readonly isUndecided: boolean },
+): Promise<unknown> {
+  const { work, session, acceptLoss, redact } = attempt;
   const isNothingCome = error instanceof VerdigrisError && MOVED_NOTHING.has(error.type);
-  if (from === 'green' && isLast && isNothingCome && (await isDecidedMeanwhile(attempt))) return decidedMeanwhile();
-  if (from === 'green' && !acceptLoss) return withLossNamed(error, session, run);
-  return acceptLoss && isUndecided ? asLastWord(error, signal, redact) : error;
+  if (isLast && isNothingCome && (await isDecidedMeanwhile(attempt))) return decidedMeanwhile();
+  if (!acceptLoss) return withLossNamed(error, session, work.run);
+  return isUndecided ? asLastWord(error, work.signal, redact) : error;
 }
 
 /** After these the run takes it that nothing has moved. */
