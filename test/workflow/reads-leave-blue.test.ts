@@ -51,8 +51,33 @@ async function isWaitedFor({ handle, log }: ScriptedRun): Promise<void> {
   expect(log).not.toContain('-watchStandby');
 }
 
-describe.concurrent('a retirement that waits for reads behind HAProxy to leave blue', () => {
-  it('is told and looked at again, while the feed is watched; it goes on when nobody reads there any more', async () => {
+/** A run whose standby window is over, while green can't be reached. */
+async function beginAway(): Promise<{ run: ScriptedRun; back: () => void }> {
+  let isAway = true;
+  const mayRetire = (): void => {
+    if (isAway) throw ApplicationFailure.retryable("green can't be reached\nNext step: mend it", 'ConnectionFailed');
+  };
+  const run = await runs.begin({ mayRetire }, { standby: { for: '1s' } });
+  await until(run.handle, 'told', (s) => s.phase === 'retire' && s.waiting?.for === 'resume');
+  return { run, back: () => (isAway = false) };
+}
+
+/** A run whose retirement ends at its first look: green was replaced right then. */
+async function beginRefused(details: object[]): Promise<ScriptedRun> {
+  let isRefused = true;
+  const retire = (): null => {
+    const message = 'green was opened for epoch 2 and knows nothing of it\nNext step: open it';
+    if (isRefused) throw ApplicationFailure.create({ type: 'NotOpened', nonRetryable: true, message, details });
+    return null;
+  };
+  const run = await runs.begin({ retire }, { standby: { for: '1s' } });
+  await until(run.handle, 'held', (s) => s.phase === 'retire' && s.waiting?.for === 'resume');
+  isRefused = false;
+  return run;
+}
+
+describe.concurrent('a retirement', () => {
+  it('that waits for reads behind HAProxy to leave blue is told and looked at again, while the feed is watched; it goes on when nobody reads there any more', async () => {
     const { run, pool } = await begin();
     await isWaitedFor(run);
     const { looks } = pool;
@@ -68,7 +93,7 @@ describe.concurrent('a retirement that waits for reads behind HAProxy to leave b
     await replayed(run);
   });
 
-  it('may be rolled back meanwhile: nothing has been taken down', async () => {
+  it('that waits for them may be rolled back meanwhile: nothing has been taken down', async () => {
     const { run } = await begin();
     await isWaitedFor(run);
     await run.handle.executeUpdate(rollbackUpdate, { args: [WHO] });
@@ -77,21 +102,8 @@ describe.concurrent('a retirement that waits for reads behind HAProxy to leave b
     expect(run.log).not.toContain('+retire');
     await replayed(run);
   });
-});
 
-/** A run whose standby window is over, while green can't be reached. */
-async function beginAway(): Promise<{ run: ScriptedRun; back: () => void }> {
-  let isAway = true;
-  const mayRetire = (): void => {
-    if (isAway) throw ApplicationFailure.retryable("green can't be reached\nNext step: mend it", 'ConnectionFailed');
-  };
-  const run = await runs.begin({ mayRetire }, { standby: { for: '1s' } });
-  await until(run.handle, 'told', (s) => s.phase === 'retire' && s.waiting?.for === 'resume');
-  return { run, back: () => (isAway = false) };
-}
-
-describe.concurrent('a retirement that meets what may pass', () => {
-  it('at its first look is told, takes nothing down, and may be rolled back, while the feed is watched', async () => {
+  it('that meets at its first look what may pass is told, takes nothing down, and may be rolled back, while the feed is watched', async () => {
     const { run, back } = await beginAway();
     const { waiting, rollback } = await statusOf(run.handle);
     expect(waiting?.why).toContain("the retirement waits: green can't be reached");
@@ -104,7 +116,7 @@ describe.concurrent('a retirement that meets what may pass', () => {
     await replayed(run);
   });
 
-  it('at its first look is looked at again by itself, and goes on', async () => {
+  it('that met it is looked at again by itself, and goes on', async () => {
     const { run, back } = await beginAway();
     back();
     expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
@@ -112,7 +124,7 @@ describe.concurrent('a retirement that meets what may pass', () => {
     await replayed(run);
   });
 
-  it('at its first look may be paused: it takes nothing down before it is resumed', async () => {
+  it('that met it may be paused: it takes nothing down before it is resumed', async () => {
     const { run, back } = await beginAway();
     await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
     back();
@@ -122,11 +134,9 @@ describe.concurrent('a retirement that meets what may pass', () => {
     expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
     await replayed(run);
   });
-});
 
-describe.concurrent('a retirement that has begun', () => {
   it(
-    'and fails again and again is told with what it meets, and ends when that is over',
+    'that has begun and fails again and again is told with what it meets, and ends when that is over',
     { timeout: 120_000 },
     async () => {
       let isHeld = true;
@@ -147,24 +157,8 @@ describe.concurrent('a retirement that has begun', () => {
       await replayed(run);
     },
   );
-});
 
-/** A run whose retirement ends at its first look: green was replaced right then. */
-async function beginRefused(details: object[]): Promise<ScriptedRun> {
-  let isRefused = true;
-  const retire = (): null => {
-    const message = 'green was opened for epoch 2 and knows nothing of it\nNext step: open it';
-    if (isRefused) throw ApplicationFailure.create({ type: 'NotOpened', nonRetryable: true, message, details });
-    return null;
-  };
-  const run = await runs.begin({ retire }, { standby: { for: '1s' } });
-  await until(run.handle, 'held', (s) => s.phase === 'retire' && s.waiting?.for === 'resume');
-  isRefused = false;
-  return run;
-}
-
-describe.concurrent('a retirement that is refused', () => {
-  it('before anything was taken down: the feed is watched on, and it may be rolled back', async () => {
+  it('that is refused before anything was taken down: the feed is watched on, and it may be rolled back', async () => {
     const run = await beginRefused([{ untouched: true }]);
     const { waiting, rollback } = await statusOf(run.handle);
     expect(waiting?.why).toContain('the retirement could not begin: green was opened for epoch 2');
@@ -179,14 +173,14 @@ describe.concurrent('a retirement that is refused', () => {
     await replayed(run);
   });
 
-  it('before anything was taken down: a resume has it go on', async () => {
+  it('that is refused before anything was taken down: a resume has it go on', async () => {
     const run = await beginRefused([{ byHand: true, untouched: true }]);
     await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
     expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
     await replayed(run);
   });
 
-  it('in its middle: there is no way back', async () => {
+  it('that is refused in its middle: there is no way back', async () => {
     const run = await beginRefused([]);
     await expect(run.handle.executeUpdate(rollbackUpdate, { args: [WHO] })).rejects.toMatchObject({
       cause: { message: expect.stringContaining('no way back any more') as string },
