@@ -59,7 +59,7 @@ const NOT_RECORDED: Readonly<Record<string, string>> = {
     'replayed by test/long/gate-outcomes.long.ts',
   'a retirement that has taken nothing down may be rolled back': 'replayed by test/workflow/reads-leave-blue.test.ts',
   'a retirement is looked at before it begins': 'replayed by test/workflow/reads-leave-blue.test.ts',
-  'a retirement that fails again and again is told': 'replayed by test/workflow/reads-leave-blue.test.ts',
+  'a retirement that fails again and again is told': 'replayed by test/long/retirement-looks.long.ts',
   'what keeps the tries of a promotion from being ended is told': 'replayed by test/long/late-decisions.long.ts',
 };
 

@@ -2,7 +2,8 @@ import { ApplicationFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { PlanInput } from '../../src/plan/schema.js';
 import type { MigrationReport } from '../../workflows/lib/report.js';
-import { pauseUpdate, resumeUpdate, retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
+import { resumeUpdate, retireUpdate, rollbackUpdate } from '../../workflows/messages.js';
+import { beginAway } from '../support/away-at-retirement.js';
 import { statusOf, until } from '../support/migration.js';
 import { replayed, ScriptedRuns, type ScriptedRun } from '../support/scripted-run.js';
 
@@ -51,17 +52,6 @@ async function isWaitedFor({ handle, log }: ScriptedRun): Promise<void> {
   expect(log).not.toContain('-watchStandby');
 }
 
-/** A run whose standby window is over, while green can't be reached. */
-async function beginAway(): Promise<{ run: ScriptedRun; back: () => void }> {
-  let isAway = true;
-  const mayRetire = (): void => {
-    if (isAway) throw ApplicationFailure.retryable("green can't be reached\nNext step: mend it", 'ConnectionFailed');
-  };
-  const run = await runs.begin({ mayRetire }, { standby: { for: '1s' } });
-  await until(run.handle, 'told', (s) => s.phase === 'retire' && s.waiting?.for === 'resume');
-  return { run, back: () => (isAway = false) };
-}
-
 /** A run whose retirement ends at its first look: green was replaced right then. */
 async function beginRefused(details: object[]): Promise<ScriptedRun> {
   let isRefused = true;
@@ -104,7 +94,7 @@ describe.concurrent('a retirement', () => {
   });
 
   it('that meets at its first look what may pass is told, takes nothing down, and may be rolled back, while the feed is watched', async () => {
-    const { run, back } = await beginAway();
+    const { run, back } = await beginAway(runs);
     const { waiting, rollback } = await statusOf(run.handle);
     expect(waiting?.why).toContain("the retirement waits: green can't be reached");
     expect(rollback.safe).toBe(true);
@@ -115,48 +105,6 @@ describe.concurrent('a retirement', () => {
     expect(run.log).not.toContain('+retire');
     await replayed(run);
   });
-
-  it('that met it is looked at again by itself, and goes on', async () => {
-    const { run, back } = await beginAway();
-    back();
-    expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
-    expect(run.log.filter((one) => one === '+retire')).toHaveLength(1);
-    await replayed(run);
-  });
-
-  it('that met it may be paused: it takes nothing down before it is resumed', async () => {
-    const { run, back } = await beginAway();
-    await run.handle.executeUpdate(pauseUpdate, { args: [WHO] });
-    back();
-    await until(run.handle, 'paused', (s) => s.waiting?.why.includes('paused') === true);
-    expect(run.log).not.toContain('+retire');
-    await run.handle.executeUpdate(resumeUpdate, { args: [WHO] });
-    expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
-    await replayed(run);
-  });
-
-  it(
-    'that has begun and fails again and again is told with what it meets, and ends when that is over',
-    { timeout: 120_000 },
-    async () => {
-      let isHeld = true;
-      const retire = (): null => {
-        if (isHeld) throw ApplicationFailure.retryable('the slot verdigris_x is held by pid 7', 'LockNotHad');
-        return null;
-      };
-      const run = await runs.begin({ retire }, { standby: { for: '1s' } });
-      const { waiting, alarms } = await until(run.handle, 'told', (s) => s.waiting?.why.includes('pid 7') === true);
-      expect(waiting).toMatchObject({ for: 'retry', why: expect.stringContaining('is not finished') as string });
-      expect(alarms).toMatchObject([{ about: 'retirement', state: 'unfinished' }]);
-      await expect(run.handle.executeUpdate(rollbackUpdate, { args: [WHO] })).rejects.toMatchObject({
-        cause: { message: expect.stringContaining('the retirement has begun') as string },
-      });
-      isHeld = false;
-      expect(((await run.handle.result()) as MigrationReport).outcome).toBe('completed');
-      expect((await statusOf(run.handle)).alarms).toEqual([]);
-      await replayed(run);
-    },
-  );
 
   it('that is refused before anything was taken down: the feed is watched on, and it may be rolled back', async () => {
     const run = await beginRefused([{ untouched: true }]);
