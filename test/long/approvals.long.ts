@@ -132,13 +132,13 @@ describe.concurrent('approvals of a run', () => {
   });
 
   it('that have expired before a stage could open, or the retirement begin, are asked for again', async () => {
-    const run = await beginAsking(runs, { before: [1, 'retire'], validFor: '1s' });
+    const run = await beginAsking(runs, { before: [1, 'retire'], validFor: '3s' });
     const { handle } = run;
     const expire = async (gate: string): Promise<string> => {
       await asks(run, gate);
       await handle.executeUpdate(pauseUpdate, { args: [yes('ada', '')] });
       await handle.executeUpdate(approveUpdate, { args: [yes('ada', gate)] });
-      await sleep(1_100);
+      await sleep(3_100);
       await handle.executeUpdate(resumeUpdate, { args: [yes('ada', '')] });
       const again = await asks(run, gate, `${gate}-2`);
       expect((await statusOf(handle)).waiting?.why).toMatch(/counts no more since/);
